@@ -1,0 +1,78 @@
+"""What all commands share: how they end, how they log, which options they have in common."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from datacrumbs_runtime.errors import DatacrumbsError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+
+
+def print_error(command_name: str, message: str, hint: str | None = None) -> None:
+    """Write an error, and its hint if there is one, to standard error."""
+    sys.stderr.write(f"{command_name}: error: {message}\n")
+    if hint:
+        sys.stderr.write(f"{command_name}: hint: {hint}\n")
+
+
+def environment_flag(name: str) -> bool:
+    """Return whether an environment variable says yes (1, true, yes, on)."""
+    return os.environ.get(name, "").strip().lower() in TRUE_WORDS
+
+
+def set_up_logging(*, verbose: bool, quiet: bool) -> None:
+    """Send log records to standard error: warnings, or everything, or errors only."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname).1s %(name)s: %(message)s", force=True)
+
+
+def common_options(command: Decorated) -> Decorated:
+    """Add -v/--verbose, --quiet and -n/--dry-run, also settable as VERBOSE, QUIET, DRY_RUN."""
+    options = (
+        click.option("-v", "--verbose", is_flag=True, help="Say each step."),
+        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+        click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, do nothing."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a click command as a program: print expected errors in one line and exit.
+
+    Exit status 0: done; 1: an expected failure; 2: wrong usage; 130: interrupted.
+    """
+    name = command.name or "datacrumbs"
+    try:
+        status = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            sys.stderr.write(error.format_message() + "\n")
+        else:
+            print_error(name, error.format_message(), f"see {name} --help")
+        sys.exit(2)
+    except click.ClickException as error:
+        print_error(name, error.format_message())
+        sys.exit(1)
+    except DatacrumbsError as error:
+        print_error(name, str(error), error.hint)
+        sys.exit(error.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        print_error(name, "interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as in `... | head`: not worth a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)
