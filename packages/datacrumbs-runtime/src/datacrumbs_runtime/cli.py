@@ -37,9 +37,15 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
 def common_options(command: Decorated) -> Decorated:
     """Add -v/--verbose, --quiet and -n/--dry-run, also settable as VERBOSE, QUIET, DRY_RUN."""
     options = (
-        click.option("-v", "--verbose", is_flag=True, help="Say each step."),
-        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-        click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, do nothing."),
+        click.option("-v", "--verbose", envvar="VERBOSE", is_flag=True, help="Say each step."),
+        click.option("--quiet", envvar="QUIET", is_flag=True, help="Say nothing but errors."),
+        click.option(
+            "-n",
+            "--dry-run",
+            envvar="DRY_RUN",
+            is_flag=True,
+            help="Show what would be done, do nothing.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
