@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Style checks of all languages: ruff, clang-format, codespell, vermin. Changes nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ruff check .
+ruff format --check .
+
+mapfile -d '' -t c_files < <(git ls-files -z --deduplicate -- 'packages/*.c' 'packages/*.h')
+clang-format --dry-run --Werror "${c_files[@]}"
+
+codespell packages docs tools benchmarks ./*.md quickstart runtests
+
+# Flux loads its plugin with its own Python, which may be as old as 3.6.
+flux_plugins=packages/datacrumbs-utils/data/flux
+if [[ -d $flux_plugins ]]; then
+	vermin --quiet -t=3.6- --violations "$flux_plugins"
+fi
