@@ -55,7 +55,9 @@ def run_compiler(argv: list[str], what: str) -> None:
 def preprocesses(compiler: list[str], text: str) -> bool:
     """Return whether a compiler finds what a piece of C includes."""
     argv = [*compiler, "-E", "-x", "c", "-", "-o", os.devnull]
-    return subprocess.run(argv, input=text.encode(), capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(argv, input=text.encode(), capture_output=True, check=False).returncode == 0
+    )
 
 
 def clang_candidates() -> Iterator[str]:
@@ -69,7 +71,9 @@ def clang_candidates() -> Iterator[str]:
         for path in sorted(Path(directory).glob("clang*")):
             if not re.fullmatch(r"clang(-\d+)?", path.name) or not os.access(path, os.X_OK):
                 continue
-            output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+            output = subprocess.run(
+                [path, "--version"], capture_output=True, text=True, check=False
+            )
             version = re.search(r"clang version (\d+)", output.stdout)
             if version and int(version[1]) >= OLDEST_CLANG:
                 found.setdefault(int(version[1]), str(path))
