@@ -10,9 +10,7 @@
 #ifndef DATACRUMBS_EVENT_H
 #define DATACRUMBS_EVENT_H
 
-#ifndef __VMLINUX_H__
 #include <linux/types.h>
-#endif
 
 #define DC_MAX_ARGUMENTS 6
 #define DC_MAX_VALUES 8		/* values[] of one call record */
@@ -86,12 +84,14 @@ struct dc_string {
 	char text[];
 };
 
-/* ---- losses: per-CPU array "losses" --------------------------------------------------------- */
+/* ---- losses: per-CPU array "losses" with one element, struct dc_losses ---------------------- */
 
 enum dc_loss {
-	/* offered == written + dropped: calls that were to be written; dropped for want of room */
+	/*
+	 * Calls that were to be written. The pump counts what it wrote, so that
+	 * offered == written + ring full is a check of the whole way and not of one counter.
+	 */
 	DC_LOSS_OFFERED = 0,
-	DC_LOSS_WRITTEN,
 	DC_LOSS_RING_FULL,
 	DC_LOSS_STRINGS_FULL,	   /* string records that found no room */
 	DC_LOSS_STRING_UNREADABLE, /* memory of a string that was not there */
@@ -102,13 +102,18 @@ enum dc_loss {
 	DC_LOSS_MISSED_BEGIN,	   /* ends of calls or spans whose begin was not seen */
 	DC_LOSS_BELOW_THRESHOLD,   /* calls shorter than the threshold, summed in "profile" */
 	DC_LOSS_COMPAT,		   /* 32-bit system calls, which have other numbers */
-	DC_LOSS_ENTERED,	   /* calls entered; entered - left is in flight or never returned */
-	DC_LOSS_LEFT,
-	DC_LOSS_UNFINISHED,	   /* threads that died within a call */
+	/* entered - offered - below threshold - counted - filtered: in flight or never returned */
+	DC_LOSS_ENTERED,
+	DC_LOSS_FILTERED,	   /* calls that are not about a file, where only those are kept */
+	DC_LOSS_UNFINISHED,	   /* threads that died within a call; part of the above */
 	DC_LOSS_PROFILE_FULL,	   /* calls that found no room in "profile" */
 	DC_LOSS_REFUSED,	   /* registrations by processes of another owner */
 	DC_LOSS_COUNTED,	   /* calls that were counted (profile mode), not written */
 	DC_LOSS_SLOTS,
+};
+
+struct dc_losses {
+	__u64 counts[DC_LOSS_SLOTS];
 };
 
 /* ---- configuration: array map "functions" --------------------------------------------------- */

@@ -1,4 +1,9 @@
-"""What the sources of discovery hand over: functions that could be probed, and where."""
+"""What the sources of discovery hand over: functions that could be probed, and where.
+
+Arguments are handed over as :class:`datacrumbs_runtime.schema.probe_file.Argument` with the C type
+as declared, ``const`` included (``const char *path`` against ``char *buf``): the selection needs
+it to tell texts from buffers, and drops it afterwards.
+"""
 
 from dataclasses import dataclass
 
