@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style checks of all languages: ruff, clang-format, codespell, vermin. Changes nothing.
+# Style checks of all languages: ruff, clang-format, shellcheck, codespell, vermin. Changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,6 +8,13 @@ ruff format --check .
 
 mapfile -d '' -t c_files < <(git ls-files -z --deduplicate -- 'packages/*.c' 'packages/*.h')
 clang-format --dry-run --Werror "${c_files[@]}"
+
+if command -v shellcheck >/dev/null; then
+	mapfile -d '' -t scripts < <(git grep -lz '^#!.*\(bash\|/sh\)$' -- . ':!*.in')
+	shellcheck -x "${scripts[@]}"
+else
+	echo "lint: warning: shellcheck is missing, shell scripts are not checked" >&2
+fi
 
 codespell packages docs tools benchmarks ./*.md quickstart runtests
 
