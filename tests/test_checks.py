@@ -56,7 +56,7 @@ def test_documentation_builds_without_warnings(tmp_path: Path) -> None:
 
 
 def test_manual_page_of_every_command(tmp_path: Path) -> None:
-    check(sys.executable, "tools/make_manpages.py", str(tmp_path))
+    check(sys.executable, "tools/command_reference.py", "man", str(tmp_path))
     pages = {page.name for page in tmp_path.glob("*.1")}
     assert "datacrumbs_record.1" in pages
     for page in sorted(tmp_path.iterdir()):

@@ -77,8 +77,7 @@ def clang_candidates() -> Iterator[str]:
             version = re.search(r"clang version (\d+)", output.stdout)
             if version and int(version[1]) >= OLDEST_CLANG:
                 found.setdefault(int(version[1]), str(path))
-    for version in sorted(found, reverse=True):
-        yield found[version]
+    yield from (clang for _, clang in sorted(found.items(), reverse=True))
 
 
 def bpf_compiler() -> list[str]:
@@ -200,7 +199,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
         try:
             built = build_all(Path(self.root))
         except BuildError as error:
-            self.app.abort(f"datacrumbs-runtime: error: {error}")
+            sys.exit(f"datacrumbs-runtime: error: {error}")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         build_data["artifacts"] += [str(path.relative_to(self.root)) for path in built]

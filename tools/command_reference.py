@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Write the reference of the installed commands from their click objects.
+
+usage: command_reference.py man|markdown DIRECTORY
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+DISTRIBUTIONS = ("datacrumbs-runtime", "datacrumbs-utils")
+EXIT_STATUS = "0: done. 1: an expected failure, told on standard error. 2: wrong usage."
+# Commands that only root can use: section 8 of the manual.
+ADMINISTRATOR = frozenset(
+    {
+        "datacrumbs",
+        "datacrumbs_bootstrap",
+        "datacrumbs_sign_probes",
+        "datacrumbs_system_configurator",
+    }
+)
+
+
+def installed_commands() -> Iterator[tuple[click.Command, str]]:
+    """Yield the click command behind each console script of our packages, and its version."""
+    scripts = [
+        (script, distribution)
+        for name in DISTRIBUTIONS
+        for distribution in [importlib.metadata.distribution(name)]
+        for script in distribution.entry_points
+        if script.group == "console_scripts"
+    ]
+    for script, distribution in sorted(scripts, key=lambda entry: entry[0].name):
+        module = importlib.import_module(script.module)
+        commands = [value for value in vars(module).values() if isinstance(value, click.Command)]
+        command = next((found for found in commands if found.name == script.name), None)
+        if command is None:
+            sys.exit(f"command_reference: error: {script.module}: no click command {script.name}")
+        yield command, distribution.version
+
+
+def synopsis(command: click.Command, context: click.Context) -> str:
+    """Return the usage without the command's name."""
+    return " ".join(command.collect_usage_pieces(context))
+
+
+def options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield each visible option as users type it, and its help."""
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record:
+            yield record
+
+
+def paragraphs(command: click.Command) -> Iterator[list[str]]:
+    r"""Yield the help as paragraphs of one line, or of many after click's ``\b``."""
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        lines = paragraph.splitlines()
+        if lines and lines[0] == "\b":
+            yield lines[1:]
+        else:
+            yield [" ".join(line.strip() for line in lines)]
+
+
+def roff(text: str) -> str:
+    """Escape what roff would take for a request or an escape."""
+    return re.sub(r"^([.'])", r"\\&\1", text.replace("\\", r"\e").replace("-", r"\-"), flags=re.M)
+
+
+def manual_page(command: click.Command, version: str) -> str:
+    """Return a command's manual page."""
+    name = command.name or ""
+    context = click.Context(command, info_name=name, max_content_width=100)
+    section = 8 if name in ADMINISTRATOR else 1
+    lines = [f'.TH "{roff(name)}" "{section}" "" "DataCrumbs {version}" "DataCrumbs"']
+    lines += [".SH NAME", f"{roff(name)} \\- {roff(command.get_short_help_str(200))}"]
+    lines += [".SH SYNOPSIS", f"\\fB{roff(name)}\\fP {roff(synopsis(command, context))}"]
+    lines.append(".SH DESCRIPTION")
+    for paragraph in paragraphs(command):
+        lines.append(".PP")
+        if len(paragraph) > 1:
+            lines += [".nf", *map(roff, paragraph), ".fi"]
+        else:
+            lines += map(roff, paragraph)
+    lines.append(".SH OPTIONS")
+    for option, text in options(command, context):
+        lines += [".TP", f"\\fB{roff(option)}\\fP", roff(text)]
+    lines += [".SH EXIT STATUS", roff(EXIT_STATUS)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_page(command: click.Command) -> str:
+    """Return a command's page of the documentation."""
+    name = command.name or ""
+    context = click.Context(command, info_name=name, max_content_width=100)
+    text = f"# {name}\n\n```text\n{name} {synopsis(command, context)}\n```\n"
+    for paragraph in paragraphs(command):
+        body = "\n".join(paragraph)
+        text += f"\n```text\n{body}\n```\n" if len(paragraph) > 1 else f"\n{body}\n"
+    text += "\n## Options\n"
+    for option, help_text in options(command, context):
+        text += f"\n`{option}`\n: {help_text}\n"
+    return text
+
+
+def write_reference(form: str, directory: Path) -> None:
+    """Write one file a command into a directory.
+
+    Args:
+        form: ``man`` or ``markdown``.
+        directory: Where to; made if it does not exist. Only files that changed are written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for command, version in installed_commands():
+        if form == "man":
+            suffix = "8" if command.name in ADMINISTRATOR else "1"
+            text = manual_page(command, version)
+        else:
+            suffix, text = "md", markdown_page(command)
+        page = directory / f"{command.name}.{suffix}"
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in {"man", "markdown"}:
+        sys.exit(__doc__)
+    write_reference(sys.argv[1], Path(sys.argv[2]))
