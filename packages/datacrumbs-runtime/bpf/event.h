@@ -164,6 +164,11 @@ enum dc_function_flag {
 	DC_FUNCTION_MINUS_ERROR = 1 << 6,  /* a return value of -1 is an error (libc) */
 	DC_FUNCTION_NO_RETURN = 1 << 7,	   /* returns void: no ret in the trace */
 	DC_FUNCTION_KERNEL_THREADS = 1 << 8, /* also record kernel threads, if the run allows it */
+	/* Some source is taken when the call ends: PATH, RETURNED_FD, USER_STRING, USER_VALUE,
+	   POSITION. Set by whoever fills the row; spares the others a look. */
+	DC_FUNCTION_EXIT_VALUES = 1 << 9,
+	/* Some source is taken when the call begins: all but PATH, RETURNED_FD, USER_VALUE. */
+	DC_FUNCTION_ENTRY_VALUES = 1 << 10,
 };
 
 struct dc_function {

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: MIT */
+/* calls.bpf.h: the values of a call, taken when it begins and when it ends, and its record. */
+#ifndef DATACRUMBS_CALLS_BPF_H
+#define DATACRUMBS_CALLS_BPF_H
+
+#include "strings.bpf.h"
+
+/* struct _IO_FILE of glibc keeps the descriptor here on 64-bit machines; part of its ABI */
+#define DC_GLIBC_FILENO_OFFSET 112
+
+static __always_inline struct dc_function *function_row(__u32 index)
+{
+	return bpf_map_lookup_elem(&functions, &index);
+}
+
+static __always_inline void set_value(struct dc_pending *pending, __u32 slot, __u64 value)
+{
+	slot &= DC_MAX_VALUES - 1;
+	pending->values[slot] = value;
+	pending->present |= 1U << slot;
+}
+
+static __always_inline __u64 argument(struct dc_pending *pending, __u32 position)
+{
+	return position < DC_MAX_ARGUMENTS ? pending->arguments[position] : 0;
+}
+
+static long vma_file(struct task_struct *task, struct vm_area_struct *vma, __u64 *file)
+{
+	*file = (__u64)READ(vma, vm_area_struct, vm_file);
+	return 0;
+}
+
+static __always_inline __u64 mapped_file(__u64 address)
+{
+	__u64 file = 0;
+
+	bpf_find_vma(bpf_get_current_task_btf(), address, vma_file, &file, 0);
+	return file;
+}
+
+/* Remember the file that a call is about. Returns its id, or 0. */
+static __always_inline __u64 note_file(struct dc_pending *pending, struct dc_cached_file *cached,
+				       __u64 file)
+{
+	__u64 dentry, vfsmount;
+
+	if (!file)
+		return 0;
+	dentry = (__u64)READ(file, file, f_path.dentry);
+	vfsmount = (__u64)READ(file, file, f_path.mnt);
+	pending->inode = (__u64)READ(file, file, f_inode);
+	if (cached)
+		pending->file = cached_file_id(cached, dentry, vfsmount, pending->inode);
+	else
+		pending->file = dc_file_id(dentry, vfsmount, pending->inode);
+	return pending->file;
+}
+
+static __always_inline void note_position(struct dc_pending *pending, __u32 slot, __u64 file)
+{
+	__u32 type;
+
+	if (!file)
+		return;
+	type = READ(READ(file, file, f_inode), inode, i_mode) & DC_FILE_TYPE_MASK;
+	if (type != DC_FILE_REGULAR && type != DC_FILE_BLOCK)
+		return;
+	set_value(pending, slot, READ(file, file, f_pos));
+	/* where an appended write lands is known only when it is done */
+	if (READ(file, file, f_flags) & DC_OPEN_APPEND)
+		pending->appending = file;
+}
+
+/*
+ * Take the values that must be taken when the call begins: its arguments' registers and the files
+ * of descriptors, which the call may close. "thread" gives the memory of files; NULL does without.
+ */
+__noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread *thread)
+{
+	struct dc_function *function;
+
+	if (!pending)
+		return 0;
+	pending->present = 0;
+	pending->appending = 0;
+	pending->inode = 0;
+	pending->file = 0;
+	function = function_row(pending->function);
+	if (!function)
+		return 0;
+	for (__u32 i = 0; i < DC_MAX_VALUES; i++) {
+		struct dc_source *source = &function->sources[i];
+		__u64 value = 0;
+		__u64 file = 0;
+
+		if (i >= function->nr_sources)
+			break;
+		value = argument(pending, source->argument);
+		switch (source->kind) {
+		case DC_SOURCE_ARGUMENT:
+			set_value(pending, i, value);
+			break;
+		case DC_SOURCE_STREAM: {
+			__u32 descriptor = 0;
+
+			if (bpf_probe_read_user(&descriptor, sizeof(descriptor),
+						(const void *)(value + DC_GLIBC_FILENO_OFFSET)))
+				break;
+			value = descriptor;
+		}
+			/* fallthrough */
+		case DC_SOURCE_FD:
+			file = file_of_descriptor(value);
+			value = note_file(pending,
+					  thread ? &thread->files[value & (DC_CACHED_FILES - 1)] :
+						   NULL,
+					  file);
+			if (value)
+				set_value(pending, i, value);
+			break;
+		case DC_SOURCE_MAPPING:
+			value = note_file(pending, NULL, mapped_file(value));
+			if (value)
+				set_value(pending, i, value);
+			break;
+		case DC_SOURCE_POSITION:
+			note_position(pending, i, file_of_descriptor(value));
+			break;
+		case DC_SOURCE_USER_STRING:
+			value = dc_string_id(value, 0, 0);
+			if (value)
+				set_value(pending, i, value);
+			break;
+		}
+	}
+	return 0;
+}
+
+/* Take the values that are known, or readable for sure, only when the call has ended. */
+__noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
+{
+	struct dc_function *function;
+
+	if (!pending)
+		return 0;
+	function = function_row(pending->function);
+	if (!function)
+		return 0;
+	for (__u32 i = 0; i < DC_MAX_VALUES; i++) {
+		struct dc_source *source = &function->sources[i];
+		__u64 value = 0;
+
+		if (i >= function->nr_sources)
+			break;
+		value = argument(pending, source->argument);
+		switch (source->kind) {
+		case DC_SOURCE_RETURNED_FD:
+			if (ret >= 0) {
+				__u64 id = note_file(pending, NULL, file_of_descriptor(ret));
+
+				if (id) {
+					set_value(pending, i, id);
+					break;
+				}
+			}
+			if (source->argument >= DC_MAX_ARGUMENTS)
+				break;
+			/* fallthrough */
+		case DC_SOURCE_PATH:
+			value = dc_string_id(value, 1,
+					     source->directory < DC_MAX_ARGUMENTS ?
+						     (int)argument(pending, source->directory) :
+						     DC_AT_FDCWD);
+			if (value)
+				set_value(pending, i, value);
+			else
+				count_loss(DC_LOSS_STRING_UNREADABLE);
+			break;
+		case DC_SOURCE_USER_STRING:
+			/* at entry its memory may not have been there yet */
+			if (pending->present & (1U << i) || !value)
+				break;
+			value = dc_string_id(value, 0, 0);
+			if (value)
+				set_value(pending, i, value);
+			else
+				count_loss(DC_LOSS_STRING_UNREADABLE);
+			break;
+		case DC_SOURCE_USER_VALUE: {
+			__u64 behind = 0;
+			__u32 size = source->size & 15;
+
+			if (!value || size > sizeof(behind))
+				break;
+			if (!bpf_probe_read_user(&behind, size,
+						 (const void *)(value + source->offsets[0])))
+				set_value(pending, i, behind);
+			break;
+		}
+		case DC_SOURCE_POSITION:
+			if (pending->appending && ret > 0)
+				set_value(pending, i,
+					  READ(pending->appending, file, f_pos) - ret);
+			break;
+		}
+	}
+	return 0;
+}
+
+static __always_inline __u32 log2_slot(__u64 value)
+{
+	__u32 slot = 0;
+
+	if (value >> 32)
+		return DC_HISTOGRAM_SLOTS - 1;
+	slot = value >> 16 ? 16 : 0;
+	slot += (value >> slot) >> 8 ? 8 : 0;
+	slot += (value >> slot) >> 4 ? 4 : 0;
+	slot += (value >> slot) >> 2 ? 2 : 0;
+	slot += (value >> slot) >> 1 ? 1 : 0;
+	return slot;
+}
+
+static __always_inline int is_error(struct dc_function *function, __s64 ret)
+{
+	if (function->flags & DC_FUNCTION_RET_INT)
+		ret = (__s32)ret;
+	return ((function->flags & DC_FUNCTION_ERRNO) && ret < 0) ||
+	       ((function->flags & DC_FUNCTION_NULL_ERROR) && !ret) ||
+	       ((function->flags & DC_FUNCTION_MINUS_ERROR) && ret == -1);
+}
+
+static __always_inline void lower_to(__u64 *minimum, __u64 value)
+{
+	for (int i = 0; i < 8; i++) {
+		__u64 old = *(volatile __u64 *)minimum;
+
+		if (old <= value || __sync_val_compare_and_swap(minimum, old, value) == old)
+			return;
+	}
+}
+
+static __always_inline void raise_to(__u64 *maximum, __u64 value)
+{
+	for (int i = 0; i < 8; i++) {
+		__u64 old = *(volatile __u64 *)maximum;
+
+		if (old >= value || __sync_val_compare_and_swap(maximum, old, value) == old)
+			return;
+	}
+}
+
+/*
+ * Add one call to the sums of its function, process and CPU. Returns 0, or -1 for want of room.
+ * Atomic, since a program can be preempted by one that adds to the same sums.
+ */
+__noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u64 duration,
+				 __s64 ret)
+{
+	struct dc_profile_key key = {};
+	struct dc_function *function;
+	struct dc_profile *sums;
+
+	if (!pending)
+		return -1;
+	function = function_row(pending->function);
+	if (!function)
+		return -1;
+	key.function = pending->function;
+	key.process = process;
+	key.cpu = bpf_get_smp_processor_id();
+	key.epoch = dc_control.epoch & 1;
+	sums = bpf_map_lookup_elem(&profile, &key);
+	if (!sums) {
+		struct dc_profile none = {};
+
+		none.min_ns = ~0ULL;
+		bpf_map_update_elem(&profile, &key, &none, BPF_NOEXIST);
+		sums = bpf_map_lookup_elem(&profile, &key);
+		if (!sums) {
+			count_loss(DC_LOSS_PROFILE_FULL);
+			return -1;
+		}
+	}
+	__sync_fetch_and_add(&sums->count, 1);
+	__sync_fetch_and_add(&sums->time_ns, duration);
+	__sync_fetch_and_add(&sums->histogram[log2_slot(duration) & (DC_HISTOGRAM_SLOTS - 1)], 1);
+	lower_to(&sums->min_ns, duration);
+	raise_to(&sums->max_ns, duration);
+	if (is_error(function, ret))
+		__sync_fetch_and_add(&sums->errors, 1);
+	else if ((function->flags & DC_FUNCTION_BYTES) && ret > 0) {
+		__u32 slot = function->bytes_argument;
+		__u64 unit = 1;
+
+		if (slot)
+			unit = pending->values[(slot - 1) & (DC_MAX_VALUES - 1)];
+		__sync_fetch_and_add(&sums->bytes, ret * unit);
+	}
+	return 0;
+}
+
+/* Whether the end of a call needs values that are not there yet. */
+static __always_inline int wants_exit_values(struct dc_function *function)
+{
+	return function->flags & DC_FUNCTION_EXIT_VALUES;
+}
+
+static __always_inline void fill_call(struct dc_call *call, struct dc_pending *pending,
+				      __u64 pid_tgid, __u64 duration, __s64 ret, __u32 flags)
+{
+	call->start_ns = pending->start_ns;
+	call->duration_ns = duration;
+	call->ret = ret;
+	call->process = pid_tgid >> 32;
+	call->thread = (__u32)pid_tgid;
+	call->function = pending->function;
+	call->present = pending->present;
+	call->flags = flags;
+}
+
+/* Write the record of a call to this CPU's ring, or count it as dropped. */
+static __always_inline void write_call(struct dc_function *function, struct dc_pending *pending,
+				       __u64 pid_tgid, __u64 duration, __s64 ret, __u32 flags)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	void *ring = bpf_map_lookup_elem(&events, &cpu);
+	struct dc_call *call;
+
+	count_loss(DC_LOSS_OFFERED);
+	if (!ring)
+		goto full;
+	if (!function->nr_values) {
+		call = bpf_ringbuf_reserve(ring, sizeof(*call), 0);
+		if (!call)
+			goto full;
+		call->nr_values = 0;
+	} else if (function->nr_values <= 4) {
+		call = bpf_ringbuf_reserve(ring, sizeof(*call) + 4 * sizeof(__u64), 0);
+		if (!call)
+			goto full;
+		call->nr_values = 4;
+		for (int i = 0; i < 4; i++)
+			call->values[i] = pending->values[i];
+	} else {
+		call = bpf_ringbuf_reserve(ring, sizeof(*call) + 8 * sizeof(__u64), 0);
+		if (!call)
+			goto full;
+		call->nr_values = 8;
+		for (int i = 0; i < 8; i++)
+			call->values[i] = pending->values[i];
+	}
+	fill_call(call, pending, pid_tgid, duration, ret, flags);
+	bpf_ringbuf_submit(call, BPF_RB_NO_WAKEUP);
+	return;
+full:
+	count_loss(DC_LOSS_RING_FULL);
+}
+
+/* A call has ended: filter it, count it or write it. */
+static __always_inline void finish_call(struct dc_function *function, struct dc_pending *pending,
+					__u64 pid_tgid, __u64 end_ns, __s64 ret, __u32 flags)
+{
+	__u64 duration = end_ns - pending->start_ns;
+
+	if (wants_exit_values(function))
+		dc_take_exit_values(pending, ret);
+	if ((function->flags & DC_FUNCTION_FILE_ONLY) && !(pending->present & 1)) {
+		count_loss(DC_LOSS_FILTERED);
+		return;
+	}
+	if (function->mode == DC_MODE_PROFILE || duration < function->threshold_ns) {
+		if (!dc_add_to_profile(pending, pid_tgid >> 32, duration, ret))
+			count_loss(function->mode == DC_MODE_PROFILE ? DC_LOSS_COUNTED :
+								       DC_LOSS_BELOW_THRESHOLD);
+		return;
+	}
+	write_call(function, pending, pid_tgid, duration, ret, flags);
+}
+
+#endif /* DATACRUMBS_CALLS_BPF_H */
