@@ -1,0 +1,356 @@
+"""The system calls behind BPF, for what an installed libbpf may be too old to know.
+
+Every function turns errno into :class:`OSError` at once. File descriptors that are returned belong
+to the caller and are closed on exec.
+"""
+
+import array
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Sequence
+
+# Numbers of bpf(2) and perf_event_open(2), which the C library does not wrap.
+_SYSTEM_CALLS = {
+    "x86_64": (321, 298),
+    "aarch64": (280, 241),
+    "riscv64": (280, 241),
+    "ppc64le": (361, 319),
+    "s390x": (351, 331),
+}
+
+# enum bpf_cmd
+_MAP_CREATE = 0
+_MAP_LOOKUP_ELEM = 1
+_MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
+_PROG_LOAD = 5
+_RAW_TRACEPOINT_OPEN = 17
+_MAP_LOOKUP_AND_DELETE_BATCH = 25
+_LINK_CREATE = 28
+
+# enum bpf_map_type
+MAP_TYPE_RINGBUF = 27
+
+# enum bpf_prog_type
+PROG_TYPE_KPROBE = 2
+PROG_TYPE_RAW_TRACEPOINT = 17
+
+# enum bpf_attach_type
+ATTACH_PERF_EVENT = 41
+ATTACH_KPROBE_MULTI = 42
+ATTACH_UPROBE_MULTI = 48
+ATTACH_KPROBE_SESSION = 56
+ATTACH_UPROBE_SESSION = 57
+
+# BPF_F_UPROBE_MULTI_RETURN and BPF_F_KPROBE_MULTI_RETURN
+_MULTI_RETURN = 1
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_ATTRIBUTE_BYTES = 128
+_LOAD_ATTEMPTS = 5
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _system_call(index: int, *arguments: object) -> int:
+    numbers = _SYSTEM_CALLS.get(platform.machine())
+    if numbers is None:
+        raise OSError(errno.ENOSYS, f"no support for {platform.machine()}")
+    attempts = 0
+    while True:
+        result = int(_libc.syscall(ctypes.c_long(numbers[index]), *arguments))
+        if result >= 0:
+            return result
+        number = ctypes.get_errno()
+        # The verifier answers EAGAIN to a signal that comes meanwhile; everything else EINTR.
+        attempts += number == errno.EAGAIN
+        if number != errno.EINTR and not 0 < attempts < _LOAD_ATTEMPTS:
+            raise OSError(number, os.strerror(number))
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    return _system_call(
+        0, ctypes.c_long(command), ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes))
+    )
+
+
+def _address(buffer: object) -> int:
+    return ctypes.addressof(buffer)  # type: ignore[arg-type]
+
+
+def _input(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, max(len(data), 1))
+
+
+def _numbers(values: Sequence[int]) -> tuple["array.array[int]", int]:
+    numbers = array.array("Q", values)
+    return numbers, numbers.buffer_info()[0]
+
+
+def map_create(
+    map_type: int, key_size: int, value_size: int, max_entries: int, name: str, flags: int = 0
+) -> int:
+    """Create a map and return its file descriptor."""
+    return _bpf(
+        _MAP_CREATE,
+        struct.pack(
+            "=IIIIIIII16s",
+            map_type,
+            key_size,
+            value_size,
+            max_entries,
+            flags,
+            0,
+            0,
+            0,
+            name.encode()[:15],
+        ),
+    )
+
+
+def map_update(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set one element of a map."""
+    key_buffer, value_buffer = _input(key), _input(value)
+    _bpf(
+        _MAP_UPDATE_ELEM,
+        struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value_buffer), 0),
+    )
+
+
+def map_lookup(map_fd: int, key: bytes, value_bytes: int) -> bytes:
+    """Return one element of a map.
+
+    Args:
+        map_fd: The map.
+        key: Which element.
+        value_bytes: Size of a value; of a per-CPU map that of all possible CPUs together.
+    """
+    key_buffer, value_buffer = _input(key), ctypes.create_string_buffer(value_bytes)
+    _bpf(
+        _MAP_LOOKUP_ELEM,
+        struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value_buffer), 0),
+    )
+    return value_buffer.raw
+
+
+def map_delete(map_fd: int, key: bytes) -> None:
+    """Remove one element of a map."""
+    key_buffer = _input(key)
+    _bpf(_MAP_DELETE_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), 0, 0))
+
+
+def map_take_batch(
+    map_fd: int, position: bytes | None, keys: bytearray, values: bytearray, count: int
+) -> tuple[int, bytes | None]:
+    """Read and remove up to ``count`` elements of a hash map.
+
+    Args:
+        map_fd: The map.
+        position: Where the last call ended; None: from the beginning.
+        keys: Filled with the keys; as large as ``count`` keys.
+        values: Filled with the values; as large as ``count`` values.
+        count: How many fit.
+
+    Returns:
+        How many were read, and the position for the next call, None when the map is exhausted.
+
+    Raises:
+        OSError: ENOSPC: a bucket of the map holds more than ``count`` elements.
+    """
+    key_room = (ctypes.c_char * len(keys)).from_buffer(keys)
+    value_room = (ctypes.c_char * len(values)).from_buffer(values)
+    begin, end = _input(position or b""), ctypes.create_string_buffer(16)
+    attributes = ctypes.create_string_buffer(
+        struct.pack(
+            "=QQQQIIQQ",
+            _address(begin) if position is not None else 0,
+            _address(end),
+            _address(key_room),
+            _address(value_room),
+            count,
+            map_fd,
+            0,
+            0,
+        ),
+        56,
+    )
+    try:
+        _system_call(
+            0, ctypes.c_long(_MAP_LOOKUP_AND_DELETE_BATCH), attributes, ctypes.c_size_t(56)
+        )
+        exhausted = False
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        exhausted = True
+    (taken,) = struct.unpack_from("=I", attributes, 32)
+    return taken, None if exhausted else end.raw
+
+
+def program_load(
+    program_type: int, instructions: bytes, *, expected_attach_type: int = 0, name: str = "dc_ask"
+) -> int:
+    """Load a program given as instructions and return its file descriptor."""
+    code, licence = _input(instructions), _input(b"GPL\0")
+    return _bpf(
+        _PROG_LOAD,
+        struct.pack(
+            "=IIQQIIQII16sII",
+            program_type,
+            len(instructions) // 8,
+            _address(code),
+            _address(licence),
+            0,
+            0,
+            0,
+            0,
+            0,
+            name.encode()[:15],
+            0,
+            expected_attach_type,
+        ),
+    )
+
+
+def raw_tracepoint_open(program_fd: int, name: str | None, cookie: int = 0) -> int:
+    """Attach a program to a raw tracepoint and return the link.
+
+    Args:
+        program_fd: The program.
+        name: The tracepoint; None if the program was loaded for one (``tp_btf``).
+        cookie: What the program gets from bpf_get_attach_cookie(); needs Linux 6.10 unless 0.
+    """
+    text = _input((name or "").encode() + b"\0")
+    attributes = struct.pack("=QII", _address(text) if name else 0, program_fd, 0)
+    if cookie:
+        attributes += struct.pack("=Q", cookie)
+    return _bpf(_RAW_TRACEPOINT_OPEN, attributes)
+
+
+def link_create_tracing(program_fd: int) -> int:
+    """Attach an fentry, fexit or tp_btf program to what it was loaded for; return the link."""
+    return raw_tracepoint_open(program_fd, None)
+
+
+def link_create_perf_event(program_fd: int, event_fd: int, cookie: int) -> int:
+    """Attach a program to a perf event and return the link, which needs the event to stay open."""
+    return _bpf(
+        _LINK_CREATE,
+        struct.pack("=IIIIQ", program_fd, event_fd, ATTACH_PERF_EVENT, 0, cookie),
+    )
+
+
+def link_create_uprobe_multi(
+    program_fd: int,
+    path: bytes,
+    offsets: Sequence[int],
+    cookies: Sequence[int],
+    *,
+    ref_ctr_offsets: Sequence[int] | None = None,
+    session: bool = False,
+    at_return: bool = False,
+) -> int:
+    """Attach a program to many places of a file, for every process, and return the link.
+
+    It succeeds for all of them or for none.
+
+    Args:
+        program_fd: Loaded with the attach type of a session or a multi link.
+        path: The ELF file.
+        offsets: File offsets of the instructions.
+        cookies: What the program gets from bpf_get_attach_cookie(), one per offset.
+        ref_ctr_offsets: File offsets of USDT semaphores, 0 where there is none.
+        session: One program for entry and return.
+        at_return: Run at the function's return. Not with ``session``.
+    """
+    name = _input(path + b"\0")
+    places, places_address = _numbers(offsets)
+    tokens, tokens_address = _numbers(cookies)
+    references, references_address = _numbers(ref_ctr_offsets or ())
+    result = _bpf(
+        _LINK_CREATE,
+        struct.pack(
+            "=IIIIQQQQIII",
+            program_fd,
+            0,
+            ATTACH_UPROBE_SESSION if session else ATTACH_UPROBE_MULTI,
+            0,
+            _address(name),
+            places_address,
+            references_address if ref_ctr_offsets else 0,
+            tokens_address,
+            len(offsets),
+            _MULTI_RETURN if at_return else 0,
+            0,
+        ),
+    )
+    # The kernel read these arrays by address only.
+    del places, tokens, references
+    return result
+
+
+def link_create_kprobe_multi(
+    program_fd: int,
+    symbols: Sequence[str],
+    cookies: Sequence[int],
+    *,
+    session: bool = False,
+    at_return: bool = False,
+) -> int:
+    """Attach a program to many kernel functions and return the link: all of them or none."""
+    names = [_input(symbol.encode() + b"\0") for symbol in symbols]
+    pointers, pointers_address = _numbers([_address(name) for name in names])
+    tokens, tokens_address = _numbers(cookies)
+    result = _bpf(
+        _LINK_CREATE,
+        struct.pack(
+            "=IIIIIIQQQ",
+            program_fd,
+            0,
+            ATTACH_KPROBE_SESSION if session else ATTACH_KPROBE_MULTI,
+            0,
+            _MULTI_RETURN if at_return else 0,
+            len(symbols),
+            pointers_address,
+            0,
+            tokens_address,
+        ),
+    )
+    del pointers, tokens, names
+    return result
+
+
+def perf_event_open_probe(event_type: int, config: int, target: bytes, offset: int) -> int:
+    """Open a perf event of the dynamic kinds ``uprobe`` and ``kprobe``, for all processes.
+
+    Args:
+        event_type: From ``/sys/bus/event_source/devices/{uprobe,kprobe}/type``.
+        config: Return bit and semaphore, as that directory's ``format`` says.
+        target: Path of the ELF file, or name of the kernel function.
+        offset: File offset, or offset within the kernel function, in bytes.
+    """
+    text = _input(target + b"\0")
+    attributes = ctypes.create_string_buffer(
+        struct.pack(
+            "=IIQQQQQIIQQ",
+            event_type,
+            _PERF_ATTRIBUTE_BYTES,
+            config,
+            *(0, 0, 0, 0, 0, 0),
+            _address(text),
+            offset,
+        ),
+        _PERF_ATTRIBUTE_BYTES,
+    )
+    # A probe's event is bound to one CPU only in name: its program runs on all of them.
+    return _system_call(
+        1,
+        attributes,
+        ctypes.c_int(-1),
+        ctypes.c_int(0),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+    )
