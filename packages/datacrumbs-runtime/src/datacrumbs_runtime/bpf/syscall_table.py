@@ -130,7 +130,7 @@ _add(
     "fadvise64",
     *_FD,
     _i64("offset", 1),
-    _i64("len", 2),
+    _u64("len", 2),
     _i32("advice", 3),
     shown_as="posix_fadvise",
 )
