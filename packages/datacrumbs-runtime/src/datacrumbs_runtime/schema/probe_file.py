@@ -46,7 +46,11 @@ class Argument:
         c_type: The C type as declared, without qualifiers that do not matter (``int``, ``char *``,
             ``FILE *``, ``unsigned long``). It decides how the value is read and printed.
         path: For tracepoints: how to get from the argument to the value, as a BTF member path
-            (``->bio->bi_iter.bi_sector``); empty: the argument itself.
+            (``->bio->bi_iter.bi_sector``); empty: the argument itself. ``:io_rw->kiocb.ki_pos``
+            takes the pointer as one to that structure. A span takes its values when it begins,
+            those whose path begins with ``end`` (``end``, ``end->res``) from the arguments of the
+            tracepoint that ends it; the one with the label ``ret`` is its result. A value of the
+            type ``struct file *`` or ``struct inode *`` is shown as the file that it stands for.
     """
 
     index: int
