@@ -189,7 +189,7 @@ make_environment() {
 		-e "$REPOSITORY/packages/datacrumbs-runtime" -e "$REPOSITORY/packages/datacrumbs-utils"
 	local build=$REPOSITORY/build/client
 	logged "configuring the client" cmake -S "$REPOSITORY/packages/datacrumbs-client-c" -B "$build" \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_INSTALL_PREFIX="$ENVIRONMENT"
+		-DBUILD_TESTING=OFF -DCMAKE_INSTALL_PREFIX="$ENVIRONMENT"
 	logged "building the client" cmake --build "$build"
 	logged "installing the client" cmake --install "$build"
 }
