@@ -128,7 +128,8 @@ def build_bpf(root: Path, *, force: bool) -> Path:
             run_compiler([*compiler, "-c", str(source), "-o", str(unfinished)], BPF_SOURCE)
             # Debug sections are four fifths of the object; the loader needs only BTF, which stays.
             version = re.search(r"-\d+$", compiler[0])
-            strip = shutil.which(f"llvm-strip{version[0] if version else ''}")
+            strip = shutil.which(f"llvm-strip{version[0]}") if version else None
+            strip = strip or shutil.which("llvm-strip")
             if strip:
                 run_compiler([strip, "-g", str(unfinished)], BPF_OBJECT)
             unfinished.replace(target)

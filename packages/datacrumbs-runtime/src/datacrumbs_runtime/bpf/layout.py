@@ -44,24 +44,23 @@ class Loss(enum.IntEnum):
     """C: enum dc_loss."""
 
     OFFERED = 0
-    WRITTEN = 1
-    RING_FULL = 2
-    STRINGS_FULL = 3
-    STRING_UNREADABLE = 4
-    SCRATCH_BUSY = 5
-    ARGUMENTS = 6
-    STATE = 7
-    SPANS_FULL = 8
-    MISSED_BEGIN = 9
-    BELOW_THRESHOLD = 10
-    COMPAT = 11
-    ENTERED = 12
-    LEFT = 13
-    UNFINISHED = 14
-    PROFILE_FULL = 15
-    REFUSED = 16
-    COUNTED = 17
-    SLOTS = 18
+    RING_FULL = 1
+    STRINGS_FULL = 2
+    STRING_UNREADABLE = 3
+    SCRATCH_BUSY = 4
+    ARGUMENTS = 5
+    STATE = 6
+    SPANS_FULL = 7
+    MISSED_BEGIN = 8
+    BELOW_THRESHOLD = 9
+    COMPAT = 10
+    ENTERED = 11
+    FILTERED = 12
+    UNFINISHED = 13
+    PROFILE_FULL = 14
+    REFUSED = 15
+    COUNTED = 16
+    SLOTS = 17
 
 
 class Mode(enum.IntEnum):
@@ -103,6 +102,8 @@ class FunctionFlag(enum.IntFlag):
     MINUS_ERROR = 64
     NO_RETURN = 128
     KERNEL_THREADS = 256
+    EXIT_VALUES = 512
+    ENTRY_VALUES = 1024
 
 
 class TracepointRole(enum.IntEnum):
@@ -177,6 +178,16 @@ class String(ctypes.Structure):
         ("length", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("text", ctypes.c_char * 0),
+    )
+
+
+class Losses(ctypes.Structure):
+    """C: struct dc_losses, 136 bytes."""
+
+    counts: "ctypes.Array[ctypes.c_uint64]"
+
+    _fields_ = (
+        ("counts", ctypes.c_uint64 * 17),
     )
 
 
