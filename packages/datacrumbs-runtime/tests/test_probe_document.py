@@ -47,6 +47,7 @@ FULL = ProbeFile(
             "libc",
             ("read:0x114980", "open:0x1146f0"),
             arguments={"read:0x114980": (FD,), "open:0x1146f0": (FD, PATH)},
+            returns={"open:0x1146f0": "int"},
             binary_path="/lib64/libc.so.6",
             include_offsets=True,
             build_id="3e1b0bd6cc1c86fc6cbd51ee9e83d4d0a6b8e1ef",

@@ -55,6 +55,7 @@ _CATEGORY_KEYS = (
     "name",
     "functions",
     "function_arguments",
+    "function_returns",
     "binary_path",
     "include_offsets",
     "build_id",
@@ -184,6 +185,7 @@ def _category(entry: Any, where: str, arguments: "_ArgumentReader") -> Category:
         name=name,
         functions=functions,
         arguments=_by_function(entry, "function_arguments", where, known, arguments.read),
+        returns=_by_function(entry, "function_returns", where, known, _return_type),
         binary_path=binary_path,
         include_offsets=include_offsets,
         build_id=optional_text(entry, "build_id", where, _BUILD_ID),
@@ -254,6 +256,11 @@ def _by_function(
         fail(where, key, f"{shown(stranger)} is not among the functions")
     where = f"{where}: {key}"
     return {name: read(value, where, name) for name, value in values.items()}
+
+
+def _return_type(value: Any, where: str, name: str) -> str:
+    check_text(value, where, shown(name))
+    return str(value)
 
 
 def _placed_offset(value: Any, where: str, name: str) -> int:
@@ -376,6 +383,8 @@ def _category_document(category: Category) -> dict[str, Any]:
             name: [_argument_document(argument) for argument in arguments]
             for name, arguments in category.arguments.items()
         }
+    if category.returns:
+        document["function_returns"] = dict(category.returns)
     if category.binary_path is not None or category.include_offsets:
         document["include_offsets"] = category.include_offsets
     if category.placed_offsets:

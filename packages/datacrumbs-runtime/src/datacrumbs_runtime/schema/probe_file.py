@@ -104,6 +104,8 @@ class Category:
         functions: Names as in the file. With ``include_offsets`` a name is ``symbol:0xVALUE`` where
             VALUE is the symbol's value in the ELF symbol table.
         arguments: Captured arguments by function name; a function that is missing has none.
+        returns: C type of what a function returns, by function name (``int``, ``FILE *``,
+            ``void``). A function that is missing returns whatever the register holds.
         binary_path: The ELF file (uprobe, usdt), or None.
         include_offsets: Whether the names of ``functions`` carry the symbol's value.
         build_id: GNU build id of ``binary_path`` in hex, or None if it has none.
@@ -122,6 +124,7 @@ class Category:
     name: str
     functions: tuple[str, ...]
     arguments: Mapping[str, tuple[Argument, ...]] = field(default_factory=dict)
+    returns: Mapping[str, str] = field(default_factory=dict)
     binary_path: str | None = None
     include_offsets: bool = False
     build_id: str | None = None
