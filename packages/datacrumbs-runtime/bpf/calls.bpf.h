@@ -43,27 +43,25 @@ static __always_inline __u64 mapped_file(__u64 address)
 static __always_inline __u64 note_file(struct dc_pending *pending, struct dc_cached_file *cached,
 				       __u64 file)
 {
-	__u64 dentry, vfsmount;
+	struct dc_name name_of;
 
 	if (!file)
 		return 0;
-	dentry = (__u64)READ(file, file, f_path.dentry);
-	vfsmount = (__u64)READ(file, file, f_path.mnt);
-	pending->inode = (__u64)READ(file, file, f_inode);
-	if (cached)
-		pending->file = cached_file_id(cached, dentry, vfsmount, pending->inode);
-	else
-		pending->file = dc_file_id(dentry, vfsmount, pending->inode);
+	name_of_file(&name_of, file);
+	pending->inode = name_of.inode;
+	pending->file = cached ? cached_file_id(cached, &name_of) : dc_file_id(&name_of);
 	return pending->file;
 }
 
 static __always_inline void note_position(struct dc_pending *pending, __u32 slot, __u64 file)
 {
+	__u64 inode;
 	__u32 type;
 
 	if (!file)
 		return;
-	type = READ(READ(file, file, f_inode), inode, i_mode) & DC_FILE_TYPE_MASK;
+	inode = (__u64)READ(file, file, f_inode);
+	type = READ(inode, inode, i_mode) & DC_FILE_TYPE_MASK;
 	if (type != DC_FILE_REGULAR && type != DC_FILE_BLOCK)
 		return;
 	set_value(pending, slot, READ(file, file, f_pos));
@@ -113,8 +111,8 @@ __noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread
 		case DC_SOURCE_FD:
 			file = file_of_descriptor(value);
 			value = note_file(pending,
-					  thread ? &thread->files[value & (DC_CACHED_FILES - 1)] :
-						   NULL,
+					  thread ? &thread->files[value & (DC_CACHED_FILES - 1)]
+						 : NULL,
 					  file);
 			if (value)
 				set_value(pending, i, value);
@@ -169,9 +167,9 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
 			/* fallthrough */
 		case DC_SOURCE_PATH:
 			value = dc_string_id(value, 1,
-					     source->directory < DC_MAX_ARGUMENTS ?
-						     (int)argument(pending, source->directory) :
-						     DC_AT_FDCWD);
+					     source->directory < DC_MAX_ARGUMENTS
+						     ? (int)argument(pending, source->directory)
+						     : DC_AT_FDCWD);
 			if (value)
 				set_value(pending, i, value);
 			else
@@ -200,8 +198,7 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
 		}
 		case DC_SOURCE_POSITION:
 			if (pending->appending && ret > 0)
-				set_value(pending, i,
-					  READ(pending->appending, file, f_pos) - ret);
+				set_value(pending, i, READ(pending->appending, file, f_pos) - ret);
 			break;
 		}
 	}
@@ -372,8 +369,8 @@ static __always_inline void finish_call(struct dc_function *function, struct dc_
 	}
 	if (function->mode == DC_MODE_PROFILE || duration < function->threshold_ns) {
 		if (!dc_add_to_profile(pending, pid_tgid >> 32, duration, ret))
-			count_loss(function->mode == DC_MODE_PROFILE ? DC_LOSS_COUNTED :
-								       DC_LOSS_BELOW_THRESHOLD);
+			count_loss(function->mode == DC_MODE_PROFILE ? DC_LOSS_COUNTED
+								     : DC_LOSS_BELOW_THRESHOLD);
 		return;
 	}
 	write_call(function, pending, pid_tgid, duration, ret, flags);

@@ -13,17 +13,19 @@
 #include <linux/types.h>
 
 #define DC_MAX_ARGUMENTS 6
-#define DC_MAX_VALUES 8		/* values[] of one call record */
-#define DC_MAX_DEREFERENCES 4	/* member accesses from a tracepoint argument to a value */
+#define DC_MAX_VALUES 8	      /* values[] of one call record */
+#define DC_MAX_DEREFERENCES 4 /* member accesses from a tracepoint argument to a value */
 #define DC_MAX_SYSTEM_CALLS 1024
 #define DC_MAX_STRING_BYTES 4096 /* PATH_MAX; text of one string record */
-#define DC_HISTOGRAM_SLOTS 32	/* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above */
+#define DC_HISTOGRAM_SLOTS 32 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above  \
+			       */
 #define DC_NO_FUNCTION 0xffffffff
 
 /* ---- records: per-CPU ring "events" --------------------------------------------------------- */
 
 enum dc_call_flag {
-	DC_CALL_NO_RETURN = 1 << 0, /* the call has no return value (an instant or a span without) */
+	DC_CALL_NO_RETURN = 1
+		<< 0, /* the call has no return value (an instant or a span without) */
 	DC_CALL_SLOT_SHIFT = 8,
 };
 
@@ -77,8 +79,8 @@ struct dc_string {
 	__u32 process;
 	__u32 thread;
 	__u32 uid;
-	__u16 kind;  /* enum dc_string_kind */
-	__u16 flags; /* enum dc_string_flag */
+	__u16 kind;   /* enum dc_string_kind */
+	__u16 flags;  /* enum dc_string_flag */
 	__u32 length; /* bytes of text, with the NULs */
 	__u32 reserved;
 	char text[];
@@ -104,11 +106,11 @@ enum dc_loss {
 	DC_LOSS_COMPAT,		   /* 32-bit system calls, which have other numbers */
 	/* entered - offered - below threshold - counted - filtered: in flight or never returned */
 	DC_LOSS_ENTERED,
-	DC_LOSS_FILTERED,	   /* calls that are not about a file, where only those are kept */
-	DC_LOSS_UNFINISHED,	   /* threads that died within a call; part of the above */
-	DC_LOSS_PROFILE_FULL,	   /* calls that found no room in "profile" */
-	DC_LOSS_REFUSED,	   /* registrations by processes of another owner */
-	DC_LOSS_COUNTED,	   /* calls that were counted (profile mode), not written */
+	DC_LOSS_FILTERED,     /* calls that are not about a file, where only those are kept */
+	DC_LOSS_UNFINISHED,   /* threads that died within a call; part of the above */
+	DC_LOSS_PROFILE_FULL, /* calls that found no room in "profile" */
+	DC_LOSS_REFUSED,      /* registrations by processes of another owner */
+	DC_LOSS_COUNTED,      /* calls that were counted (profile mode), not written */
 	DC_LOSS_SLOTS,
 };
 
@@ -126,20 +128,20 @@ enum dc_mode {
 
 enum dc_source_kind {
 	DC_SOURCE_NONE = 0,
-	DC_SOURCE_ARGUMENT,	/* the argument register itself */
-	DC_SOURCE_USER_STRING,	/* char pointer -> id of a DC_STRING_TEXT */
-	DC_SOURCE_USER_VALUE,	/* pointer -> "size" bytes behind it (offset: added), at return */
-	DC_SOURCE_FD,		/* file descriptor -> id of its file, at entry */
-	DC_SOURCE_STREAM,	/* FILE pointer -> id of its file, at entry */
-	DC_SOURCE_PATH,		/* path argument; "directory": argument with its dirfd, or 0xff */
-	DC_SOURCE_RETURNED_FD,	/* file of the returned descriptor; if none the path argument */
-	DC_SOURCE_POSITION,	/* file position where the call began, regular files only */
-	DC_SOURCE_MAPPING,	/* address -> id of the file mapped there, at entry */
-	DC_SOURCE_FIELD,	/* tracepoint: argument, then dereferences[], then "size" bytes */
-	DC_SOURCE_FIELD_FILE,	/* tracepoint: the same, a struct file pointer -> id of the file */
-	DC_SOURCE_THREAD_FILE,	/* tracepoint: file of the system call that the thread is in, if its
-				   inode is the one that the field gives */
-	DC_SOURCE_USER_STACK,	/* argument beyond the registers: reserved */
+	DC_SOURCE_ARGUMENT,    /* the argument register itself */
+	DC_SOURCE_USER_STRING, /* char pointer -> id of a DC_STRING_TEXT */
+	DC_SOURCE_USER_VALUE,  /* pointer -> "size" bytes behind it (offset: added), at return */
+	DC_SOURCE_FD,	       /* file descriptor -> id of its file, at entry */
+	DC_SOURCE_STREAM,      /* FILE pointer -> id of its file, at entry */
+	DC_SOURCE_PATH,	       /* path argument; "directory": argument with its dirfd, or 0xff */
+	DC_SOURCE_RETURNED_FD, /* file of the returned descriptor; if none the path argument */
+	DC_SOURCE_POSITION,    /* file position where the call began, regular files only */
+	DC_SOURCE_MAPPING,     /* address -> id of the file mapped there, at entry */
+	DC_SOURCE_FIELD,       /* tracepoint: argument, then dereferences[], then "size" bytes */
+	DC_SOURCE_FIELD_FILE,  /* tracepoint: the same, a struct file pointer -> id of the file */
+	DC_SOURCE_THREAD_FILE, /* tracepoint: file of the system call that the thread is in, if its
+				  inode is the one that the field gives */
+	DC_SOURCE_USER_STACK,  /* argument beyond the registers: reserved */
 };
 
 struct dc_source {
@@ -155,14 +157,14 @@ struct dc_source {
 };
 
 enum dc_function_flag {
-	DC_FUNCTION_FILE_ONLY = 1 << 0,	   /* keep only calls whose first value (a file) is present */
-	DC_FUNCTION_BYTES = 1 << 1,	   /* profile: the return value, if positive, is bytes */
-	DC_FUNCTION_ERRNO = 1 << 2,	   /* a negative return value is an error */
-	DC_FUNCTION_NULL_ERROR = 1 << 3,   /* a return value of 0 is an error (fopen) */
-	DC_FUNCTION_RENAMES = 1 << 4,	   /* system calls that give files other names */
-	DC_FUNCTION_RET_INT = 1 << 5,	   /* the return value is a 32-bit int */
-	DC_FUNCTION_MINUS_ERROR = 1 << 6,  /* a return value of -1 is an error (libc) */
-	DC_FUNCTION_NO_RETURN = 1 << 7,	   /* returns void: no ret in the trace */
+	DC_FUNCTION_FILE_ONLY = 1 << 0,	 /* keep only calls whose first value (a file) is present */
+	DC_FUNCTION_BYTES = 1 << 1,	 /* profile: the return value, if positive, is bytes */
+	DC_FUNCTION_ERRNO = 1 << 2,	 /* a negative return value is an error */
+	DC_FUNCTION_NULL_ERROR = 1 << 3, /* a return value of 0 is an error (fopen) */
+	DC_FUNCTION_RENAMES = 1 << 4,	 /* system calls that give files other names */
+	DC_FUNCTION_RET_INT = 1 << 5,	 /* the return value is a 32-bit int */
+	DC_FUNCTION_MINUS_ERROR = 1 << 6,    /* a return value of -1 is an error (libc) */
+	DC_FUNCTION_NO_RETURN = 1 << 7,	     /* returns void: no ret in the trace */
 	DC_FUNCTION_KERNEL_THREADS = 1 << 8, /* also record kernel threads, if the run allows it */
 	/* Some source is taken when the call ends: PATH, RETURNED_FD, USER_STRING, USER_VALUE,
 	   POSITION. Set by whoever fills the row; spares the others a look. */
@@ -175,9 +177,9 @@ struct dc_function {
 	__u32 flags; /* enum dc_function_flag */
 	__u8 mode;   /* enum dc_mode; may change while running */
 	__u8 nr_sources;
-	__u8 nr_values; /* stride: 0, 4 or 8, >= nr_sources */
+	__u8 nr_values;	     /* stride: 0, 4 or 8, >= nr_sources */
 	__u8 bytes_argument; /* value index + 1 whose product with ret is bytes; 0: none */
-	__u64 threshold_ns; /* shorter calls are only summed */
+	__u64 threshold_ns;  /* shorter calls are only summed */
 	struct dc_source sources[DC_MAX_VALUES];
 };
 
@@ -196,10 +198,10 @@ enum dc_key_kind {
 
 struct dc_tracepoint {
 	__u32 function;
-	__u8 role;	    /* enum dc_tracepoint_role */
-	__u8 key_kind;	    /* enum dc_key_kind */
-	__u8 publishes;	    /* remember the thread as the owner of the pointer in "owner" */
-	__u8 looks_up;	    /* act for the owner of the pointer in "owner", if there is one */
+	__u8 role;	/* enum dc_tracepoint_role */
+	__u8 key_kind;	/* enum dc_key_kind */
+	__u8 publishes; /* remember the thread as the owner of the pointer in "owner" */
+	__u8 looks_up;	/* act for the owner of the pointer in "owner", if there is one */
 	struct dc_source key;
 	struct dc_source owner;
 	struct dc_source result; /* END: kind NONE or a field that is the return value */
@@ -227,9 +229,9 @@ struct dc_profile {
 /* ---- state that user space reads and writes while running: the map ".data" ------------------- */
 
 struct dc_control {
-	__u32 recording;	/* 0: programs return at once */
-	__u32 epoch;		/* of "profile" */
-	__u64 rename_generation; /* grows with every rename: file names are looked up again */
+	__u32 recording;	       /* 0: programs return at once */
+	__u32 epoch;		       /* of "profile" */
+	__u64 rename_generation;       /* grows with every rename: file names are looked up again */
 	__u64 registration_generation; /* grows when a process stops being recorded */
 };
 

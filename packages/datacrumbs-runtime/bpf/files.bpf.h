@@ -37,8 +37,18 @@ extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 #define READ(pointer, type, member)                                                                \
 	(bpf_rdonly_cast ? ((struct type *)bpf_rdonly_cast((const void *)(pointer),                \
 							   bpf_core_type_id_kernel(struct type)))  \
-				   ->member :                                                      \
-			   BPF_CORE_READ((struct type *)(pointer), member))
+				   ->member                                                        \
+			 : BPF_CORE_READ((struct type *)(pointer), member))
+
+/*
+ * What is looked up: addresses in the kernel. Handed over in memory, because a number that the
+ * verifier knows as a pointer is no number to a global function.
+ */
+struct dc_name {
+	__u64 dentry;
+	__u64 vfsmount;
+	__u64 inode;
+};
 
 /* The steps of a walk from a dentry to the root. */
 struct dc_walk {
@@ -107,7 +117,6 @@ static long walk_step(__u64 index, struct dc_walk *walk)
 			return 1;
 		walk->dentry = (__u64)READ(mount, mount, mnt_mountpoint);
 		walk->mount = above;
-		walk->hash = mix(walk->hash, mount);
 		return 0;
 	}
 	parent = (__u64)READ(dentry, dentry, d_parent);
@@ -173,7 +182,8 @@ static __always_inline int send_string(struct dc_scratch *from, __u32 length)
 /* Tell user space the name behind an id, once. Later calls may only use it after it was sent. */
 static __always_inline void send_file(__u64 id, __u64 dentry, __u64 mount, __u64 inode)
 {
-	__u64 magic = READ(READ(inode, inode, i_sb), super_block, s_magic);
+	__u64 super_block = (__u64)READ(inode, inode, i_sb);
+	__u64 magic = READ(super_block, super_block, s_magic);
 	__u32 mode = READ(inode, inode, i_mode);
 	struct dc_walk walk;
 	struct dc_scratch *to;
@@ -197,9 +207,9 @@ static __always_inline void send_file(__u64 id, __u64 dentry, __u64 mount, __u64
 	} else if (!mount || magic == DC_MAGIC_ANONYMOUS ||
 		   (dentry == (__u64)READ(dentry, dentry, d_parent) &&
 		    dentry != (__u64)READ(mount, mount, mnt.mnt_root))) {
-		long length = bpf_probe_read_kernel_str(
-			to->text, DC_MAX_NAME_BYTES,
-			(const void *)READ(dentry, dentry, d_name.name));
+		long length =
+			bpf_probe_read_kernel_str(to->text, DC_MAX_NAME_BYTES,
+						  (const void *)READ(dentry, dentry, d_name.name));
 
 		to->string.kind = DC_STRING_ANONYMOUS;
 		walk.length = length > 0 ? length : 0;
@@ -216,22 +226,23 @@ static __always_inline void send_file(__u64 id, __u64 dentry, __u64 mount, __u64
 	release_scratch(to);
 }
 
-/*
- * The id of what a dentry on a vfsmount is called now. Global: verified once, for all callers.
- * The numbers are addresses in the kernel.
- */
-__noinline __u64 dc_file_id(__u64 dentry, __u64 vfsmount, __u64 inode)
+/* The id of what a dentry is called now, or 0. Global: verified once, for all callers. */
+__noinline __u64 dc_file_id(struct dc_name *name_of)
 {
-	__u64 mount = mount_of(vfsmount);
+	__u64 dentry, mount, inode;
 	struct dc_walk walk;
 
-	if (!dentry || !vfsmount || !inode)
+	if (!name_of || !name_of->dentry || !name_of->vfsmount || !name_of->inode)
 		return 0;
+	dentry = name_of->dentry;
+	mount = mount_of(name_of->vfsmount);
+	inode = name_of->inode;
 	begin_walk(&walk, dentry, mount);
 	walk.buffer = 0;
 	bpf_loop(DC_MAX_PATH_DEPTH, walk_step, &walk, 0);
 	if (walk.dentry == dentry) {
-		/* no name in a directory: a pipe, a socket, an anonymous file, or the root itself */
+		/* no name in a directory: a pipe, a socket, an anonymous file, or the root itself
+		 */
 		__u64 name[2] = {};
 
 		bpf_probe_read_kernel_str(name, sizeof(name),
@@ -246,22 +257,29 @@ __noinline __u64 dc_file_id(__u64 dentry, __u64 vfsmount, __u64 inode)
 }
 
 /* The same through a thread's memory of what it looked up last. */
-static __always_inline __u64 cached_file_id(struct dc_cached_file *cached, __u64 dentry,
-					    __u64 vfsmount, __u64 inode)
+static __always_inline __u64 cached_file_id(struct dc_cached_file *cached, struct dc_name *name_of)
 {
 	__u64 generation = dc_control.rename_generation;
-	__u64 name_hash = READ(dentry, dentry, d_name.hash_len);
+	__u64 name_hash = READ(name_of->dentry, dentry, d_name.hash_len);
 
-	if (cached->dentry == dentry && cached->mount == vfsmount && cached->inode == inode &&
-	    cached->name_hash == name_hash && cached->rename_generation == generation)
+	if (cached->dentry == name_of->dentry && cached->vfsmount == name_of->vfsmount &&
+	    cached->inode == name_of->inode && cached->name_hash == name_hash &&
+	    cached->rename_generation == generation)
 		return cached->id;
-	cached->id = dc_file_id(dentry, vfsmount, inode);
-	cached->dentry = dentry;
-	cached->mount = vfsmount;
-	cached->inode = inode;
+	cached->id = dc_file_id(name_of);
+	cached->dentry = name_of->dentry;
+	cached->vfsmount = name_of->vfsmount;
+	cached->inode = name_of->inode;
 	cached->name_hash = name_hash;
 	cached->rename_generation = generation;
 	return cached->id;
+}
+
+static __always_inline void name_of_file(struct dc_name *name_of, __u64 file)
+{
+	name_of->dentry = (__u64)READ(file, file, f_path.dentry);
+	name_of->vfsmount = (__u64)READ(file, file, f_path.mnt);
+	name_of->inode = (__u64)READ(file, file, f_inode);
 }
 
 /* The address of the file that a descriptor of the current thread stands for, or 0. */

@@ -9,9 +9,9 @@
 #include <bpf/bpf_core_read.h>
 #include "event.h"
 
-#define DC_FRAMES 24		  /* nested calls of one thread whose arguments are kept */
-#define DC_CACHED_FILES 4	  /* descriptors of one thread whose file is remembered */
-#define DC_SCRATCH_BUFFERS 4	  /* strings under construction on one CPU */
+#define DC_FRAMES 24	     /* nested calls of one thread whose arguments are kept */
+#define DC_CACHED_FILES 4    /* descriptors of one thread whose file is remembered */
+#define DC_SCRATCH_BUFFERS 4 /* strings under construction on one CPU */
 #define DC_ANY_UID 0xffffffff
 #define DC_SYSCALL_RENAMES 0x8000 /* in dc_syscall_functions[]: changes names of files */
 
@@ -32,18 +32,18 @@ struct dc_pending {
 	__u64 start_ns;
 	__u64 arguments[DC_MAX_ARGUMENTS];
 	__u64 values[DC_MAX_VALUES];
-	__u64 appending;	/* address of a file opened with O_APPEND, or 0 */
-	__u64 inode;		/* address of the inode of the last file that was looked up */
-	__u64 file;		/* its id */
+	__u64 appending; /* address of a file opened with O_APPEND, or 0 */
+	__u64 inode;	 /* address of the inode of the last file that was looked up */
+	__u64 file;	 /* its id */
 	__u64 stack_pointer;
 	__u32 function;
-	__u32 present;		/* bit i: values[i] is set */
+	__u32 present; /* bit i: values[i] is set */
 };
 
 /* A name that was looked up, and what must be unchanged for it to hold. */
 struct dc_cached_file {
 	__u64 dentry;
-	__u64 mount;
+	__u64 vfsmount;
 	__u64 name_hash;
 	__u64 inode;
 	__u64 rename_generation;
@@ -51,7 +51,7 @@ struct dc_cached_file {
 };
 
 struct dc_thread {
-	__u32 recorded; /* user space sets this to 1 to register a process */
+	__u32 recorded;	   /* user space sets this to 1 to register a process */
 	__u32 system_call; /* dc_syscall_functions[] of the call that the thread is in, or 0 */
 	__u64 registration_generation;
 	struct dc_pending pending;
@@ -65,12 +65,15 @@ struct dc_frames {
 	struct dc_pending frames[DC_FRAMES];
 };
 
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wgnu-variable-sized-type-not-at-end"
 struct dc_scratch {
 	__u64 busy;
 	struct dc_string string;
 	/* one path component more than fits, so that a bounded copy never runs over the end */
 	char text[DC_MAX_STRING_BYTES + 256];
 };
+#pragma clang diagnostic pop
 
 struct dc_span_key {
 	__u64 key;

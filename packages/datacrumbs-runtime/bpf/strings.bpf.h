@@ -12,24 +12,24 @@
 /* The id of a directory that relative paths start from; 0 if the descriptor is none. */
 static __always_inline __u64 directory_id(int descriptor)
 {
-	__u64 dentry, vfsmount;
+	struct dc_name name_of;
 
 	if (descriptor == DC_AT_FDCWD) {
 		__u64 fs = (__u64)READ(bpf_get_current_task_btf(), task_struct, fs);
 
 		if (!fs)
 			return 0;
-		dentry = (__u64)READ(fs, fs_struct, pwd.dentry);
-		vfsmount = (__u64)READ(fs, fs_struct, pwd.mnt);
+		name_of.dentry = (__u64)READ(fs, fs_struct, pwd.dentry);
+		name_of.vfsmount = (__u64)READ(fs, fs_struct, pwd.mnt);
+		name_of.inode = (__u64)READ(name_of.dentry, dentry, d_inode);
 	} else {
 		__u64 file = file_of_descriptor(descriptor);
 
 		if (!file)
 			return 0;
-		dentry = (__u64)READ(file, file, f_path.dentry);
-		vfsmount = (__u64)READ(file, file, f_path.mnt);
+		name_of_file(&name_of, file);
 	}
-	return dentry ? dc_file_id(dentry, vfsmount, (__u64)READ(dentry, dentry, d_inode)) : 0;
+	return dc_file_id(&name_of);
 }
 
 /*

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * processes.bpf.h: which threads are recorded.
+ *
+ * The mark is in the task storage of the thread group leader; other threads copy it when they are
+ * first seen. The kernel frees it with the task: there is no table of processes that could fill up
+ * with dead ones.
+ */
+#ifndef DATACRUMBS_PROCESSES_BPF_H
+#define DATACRUMBS_PROCESSES_BPF_H
+
+#include "files.bpf.h"
+
+#define DC_KERNEL_THREAD 0x00200000 /* PF_KTHREAD */
+#define DC_CGROUP_LEVELS 16
+#define DC_COMM_BYTES 16
+
+/* First sight of a thread, or registrations have changed: ask the leader. */
+static __always_inline struct dc_thread *adopt_thread(struct task_struct *task,
+						      struct dc_thread *thread)
+{
+	struct task_struct *leader = task->group_leader;
+	struct dc_thread *mark;
+
+	mark = leader ? bpf_task_storage_get(&threads, leader, 0, 0) : NULL;
+	if (!mark || !mark->recorded) {
+		if (thread)
+			thread->recorded = 0;
+		return NULL;
+	}
+	if (!thread) {
+		thread = bpf_task_storage_get(&threads, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (!thread) {
+			count_loss(DC_LOSS_STATE);
+			return NULL;
+		}
+	}
+	thread->recorded = 1;
+	thread->registration_generation = dc_control.registration_generation;
+	return thread;
+}
+
+/* The state of the current thread if it is recorded, else NULL. */
+static __always_inline struct dc_thread *recorded_thread(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct dc_thread *thread;
+
+	if (!dc_control.recording)
+		return NULL;
+	thread = bpf_task_storage_get(&threads, task, 0, 0);
+	if (thread && thread->registration_generation == dc_control.registration_generation)
+		return thread->recorded ? thread : NULL;
+	return adopt_thread(task, thread);
+}
+
+static __always_inline int is_in_owner_cgroup(void)
+{
+	if (!dc_owner_cgroup)
+		return 1;
+	for (int level = 0; level < DC_CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (id == dc_owner_cgroup)
+			return 1;
+		if (!id)
+			break;
+	}
+	return 0;
+}
+
+/* Whether the current process may be recorded by this run. */
+static __always_inline int is_owned(void)
+{
+	__u32 uid = (__u32)bpf_get_current_uid_gid();
+
+	return (dc_owner_uid == DC_ANY_UID || uid == dc_owner_uid) && is_in_owner_cgroup();
+}
+
+/* Tell user space what a process or thread is called, and whose child it is. */
+static __always_inline void send_task(struct task_struct *task, const char *name, __u16 kind,
+				      __u32 parent)
+{
+	struct dc_scratch *to;
+	__u32 buffer = 0;
+	long length;
+
+	to = take_scratch(&buffer);
+	if (!to)
+		return;
+	length = bpf_probe_read_kernel_str(to->text, DC_COMM_BYTES, name);
+	to->string.id = 0;
+	to->string.directory = 0;
+	to->string.number = parent;
+	to->string.kind = kind;
+	to->string.flags = 0;
+	to->string.time_ns = bpf_ktime_get_ns();
+	to->string.process = task->tgid;
+	to->string.thread = task->pid;
+	to->string.uid = (__u32)bpf_get_current_uid_gid();
+	to->string.length = length > 0 ? length & (2 * DC_COMM_BYTES - 1) : 0;
+	to->string.reserved = 0;
+	if (bpf_ringbuf_output(&strings, &to->string, sizeof(to->string) + 2 * DC_COMM_BYTES,
+			       BPF_RB_NO_WAKEUP))
+		count_loss(DC_LOSS_STRINGS_FULL);
+	release_scratch(to);
+}
+
+static __always_inline void register_current(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *leader = task->group_leader;
+	struct dc_thread *mark;
+
+	if (!is_owned()) {
+		count_loss(DC_LOSS_REFUSED);
+		return;
+	}
+	mark = bpf_task_storage_get(&threads, leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!mark) {
+		count_loss(DC_LOSS_STATE);
+		return;
+	}
+	if (mark->recorded)
+		return;
+	mark->recorded = 1;
+	/* threads that were seen before must look again */
+	__sync_fetch_and_add(&dc_control.registration_generation, 1);
+	send_task(task, task->comm, DC_STRING_PROCESS_NAME, 0);
+}
+
+static __always_inline void unregister_current(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *leader = task->group_leader;
+	struct dc_thread *mark;
+
+	mark = bpf_task_storage_get(&threads, leader, 0, 0);
+	if (!mark || !mark->recorded)
+		return;
+	mark->recorded = 0;
+	__sync_fetch_and_add(&dc_control.registration_generation, 1);
+}
+
+#endif /* DATACRUMBS_PROCESSES_BPF_H */
