@@ -79,6 +79,11 @@ has_python_headers() {
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'
 }
 
+# Whether a program is on PATH under its name or with a version at its end.
+has_program() { # NAME
+	[[ -n $(compgen -c "$1" | grep -xE "$1(-[0-9]+)?") ]]
+}
+
 # Print what is missing, one need a line.
 missing_needs() {
 	if system_python >/dev/null; then
@@ -88,8 +93,8 @@ missing_needs() {
 		printf '%s\n' python venv python-headers
 	fi
 	[[ -e /usr/include/stdio.h ]] && command -v cc >/dev/null || echo compiler
-	compgen -c clang | grep -qxE 'clang(-[0-9]+)?' || echo clang
-	compgen -c llvm-strip | grep -qxE 'llvm-strip(-[0-9]+)?' || echo llvm
+	has_program clang || echo clang
+	has_program llvm-strip || echo llvm
 	[[ -e /usr/include/bpf/bpf_helpers.h ]] || echo libbpf
 	command -v cmake >/dev/null || echo cmake
 	command -v make >/dev/null || echo make
@@ -127,11 +132,17 @@ distribution() {
 	esac
 }
 
+# One source that does not answer is no reason to give up, hence the status of the update is not
+# looked at; what it said is in the log and explains why the installation fails.
+apt_install() { # PACKAGE...
+	apt-get -q update
+	apt-get -qy install --no-install-recommends "$@"
+}
+
 install_debian_packages() { # PACKAGE...
 	say "installing $*"
 	export DEBIAN_FRONTEND=noninteractive
-	logged "apt-get update" apt-get -q update
-	logged "apt-get install" apt-get -qy install --no-install-recommends "$@"
+	logged "installing system packages" apt_install "$@"
 }
 
 install_system_packages() {
@@ -152,7 +163,7 @@ install_system_packages() {
 			packages+=("${package[@]}")
 		done
 		say "installing ${packages[*]}"
-		logged "dnf install" dnf -qy install --setopt=install_weak_deps=False "${packages[@]}"
+		logged "installing system packages" dnf -qy install --setopt=install_weak_deps=False "${packages[@]}"
 		;;
 	*)
 		fail "unsupported distribution: $(distribution): cannot install what is missing: ${needs[*]}" \
