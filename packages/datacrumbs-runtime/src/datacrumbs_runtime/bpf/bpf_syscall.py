@@ -25,20 +25,25 @@ _SYSTEM_CALLS = {
 _MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
-_MAP_DELETE_ELEM = 3
 _PROG_LOAD = 5
 _RAW_TRACEPOINT_OPEN = 17
-_MAP_LOOKUP_AND_DELETE_BATCH = 25
+_MAP_LOOKUP_BATCH = 24
+_MAP_DELETE_BATCH = 27
 _LINK_CREATE = 28
 
 # enum bpf_map_type
 MAP_TYPE_RINGBUF = 27
 
+# BPF_NOEXIST
+NO_EXIST = 1
+
 # enum bpf_prog_type
 PROG_TYPE_KPROBE = 2
 PROG_TYPE_RAW_TRACEPOINT = 17
+PROG_TYPE_TRACING = 26
 
 # enum bpf_attach_type
+ATTACH_TRACE_FENTRY = 24
 ATTACH_PERF_EVENT = 41
 ATTACH_KPROBE_MULTI = 42
 ATTACH_UPROBE_MULTI = 48
@@ -50,6 +55,9 @@ _MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_ATTRIBUTE_BYTES = 128
 _LOAD_ATTEMPTS = 5
+# Where bpf(2) answers how many elements a batch had; room for the position in a hash map.
+_BATCH_COUNT_OFFSET = 32
+_BATCH_POSITION_BYTES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -74,6 +82,13 @@ def _system_call(index: int, *arguments: object) -> int:
 def _bpf(command: int, attributes: bytes) -> int:
     return _system_call(
         0, ctypes.c_long(command), ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes))
+    )
+
+
+def _bpf_in_place(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    # For commands that answer in their attributes.
+    return _system_call(
+        0, ctypes.c_long(command), attributes, ctypes.c_size_t(ctypes.sizeof(attributes))
     )
 
 
@@ -111,12 +126,12 @@ def map_create(
     )
 
 
-def map_update(map_fd: int, key: bytes, value: bytes) -> None:
-    """Set one element of a map."""
+def map_update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Set one element of a map; ``flags``: :data:`NO_EXIST` only if there is none yet."""
     key_buffer, value_buffer = _input(key), _input(value)
     _bpf(
         _MAP_UPDATE_ELEM,
-        struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value_buffer), 0),
+        struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value_buffer), flags),
     )
 
 
@@ -136,16 +151,10 @@ def map_lookup(map_fd: int, key: bytes, value_bytes: int) -> bytes:
     return value_buffer.raw
 
 
-def map_delete(map_fd: int, key: bytes) -> None:
-    """Remove one element of a map."""
-    key_buffer = _input(key)
-    _bpf(_MAP_DELETE_ELEM, struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), 0, 0))
-
-
-def map_take_batch(
+def map_lookup_batch(
     map_fd: int, position: bytes | None, keys: bytearray, values: bytearray, count: int
 ) -> tuple[int, bytes | None]:
-    """Read and remove up to ``count`` elements of a hash map.
+    """Read up to ``count`` elements of a hash map.
 
     Args:
         map_fd: The map.
@@ -162,55 +171,69 @@ def map_take_batch(
     """
     key_room = (ctypes.c_char * len(keys)).from_buffer(keys)
     value_room = (ctypes.c_char * len(values)).from_buffer(values)
-    begin, end = _input(position or b""), ctypes.create_string_buffer(16)
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=QQQQIIQQ",
-            _address(begin) if position is not None else 0,
-            _address(end),
-            _address(key_room),
-            _address(value_room),
-            count,
-            map_fd,
-            0,
-            0,
-        ),
-        56,
+    begin, end = _input(position or b""), ctypes.create_string_buffer(_BATCH_POSITION_BYTES)
+    attributes = _batch(
+        map_fd,
+        _address(key_room),
+        count,
+        _address(value_room),
+        begin if position is not None else None,
+        end,
     )
     try:
-        _system_call(
-            0, ctypes.c_long(_MAP_LOOKUP_AND_DELETE_BATCH), attributes, ctypes.c_size_t(56)
-        )
+        _bpf_in_place(_MAP_LOOKUP_BATCH, attributes)
         exhausted = False
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
         exhausted = True
-    (taken,) = struct.unpack_from("=I", attributes, 32)
+    (taken,) = struct.unpack_from("=I", attributes, _BATCH_COUNT_OFFSET)
     return taken, None if exhausted else end.raw
 
 
+def map_delete_batch(map_fd: int, keys: bytes, count: int) -> None:
+    """Remove elements of a map, given all their keys one after another."""
+    room = _input(keys)
+    _bpf_in_place(_MAP_DELETE_BATCH, _batch(map_fd, _address(room), count))
+
+
+def _batch(
+    map_fd: int,
+    keys: int,
+    count: int,
+    values: int = 0,
+    begin: object | None = None,
+    end: object | None = None,
+) -> ctypes.Array[ctypes.c_char]:
+    addresses = [_address(buffer) if buffer is not None else 0 for buffer in (begin, end)]
+    return _input(struct.pack("=QQQQIIQQ", *addresses, keys, values, count, map_fd, 0, 0))
+
+
 def program_load(
-    program_type: int, instructions: bytes, *, expected_attach_type: int = 0, name: str = "dc_ask"
+    program_type: int,
+    instructions: bytes,
+    *,
+    expected_attach_type: int = 0,
+    attach_btf_id: int = 0,
+    name: str = "dc_ask",
 ) -> int:
     """Load a program given as instructions and return its file descriptor."""
     code, licence = _input(instructions), _input(b"GPL\0")
     return _bpf(
         _PROG_LOAD,
         struct.pack(
-            "=IIQQIIQII16sII",
+            "=IIQQIIQII16sIIIIQIIQII",
             program_type,
             len(instructions) // 8,
             _address(code),
             _address(licence),
-            0,
-            0,
-            0,
-            0,
-            0,
+            *(0, 0, 0),  # no log of the verifier
+            *(0, 0),  # kern_version, prog_flags
             name.encode()[:15],
-            0,
+            0,  # prog_ifindex
             expected_attach_type,
+            *(0, 0, 0, 0, 0, 0, 0),  # prog_btf_fd, func_info, line_info
+            attach_btf_id,
         ),
     )
 

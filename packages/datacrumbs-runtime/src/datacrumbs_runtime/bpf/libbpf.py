@@ -24,8 +24,10 @@ BTF_KIND_DATASEC = 15
 _BTF_TYPE_BYTES = 12
 
 _LEVEL_DEBUG = 2
-_LOG_LINE_BYTES = 64 << 10
-_LOG_LINES_KEPT = 200
+_LOG_LINE_BYTES = 4 << 10
+# The verifier's log comes as one message; its end is what matters.
+_VERIFIER_LOG_BYTES = 4 << 20
+_VERIFIER_LOG_END = "END PROG LOAD LOG"
 
 # name: (result, arguments). A result of c_int is 0 or more, or -errno; c_void_p is NULL for errors.
 _PROTOTYPES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
@@ -88,12 +90,13 @@ class _Library:
     def _log(self, level: int, template: bytes, arguments: int) -> int:
         if level >= _LEVEL_DEBUG and not logger.isEnabledFor(logging.DEBUG):
             return 0
-        buffer = ctypes.create_string_buffer(_LOG_LINE_BYTES)
+        is_long = _VERIFIER_LOG_END.encode() in template
+        buffer = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES if is_long else _LOG_LINE_BYTES)
         self._format(buffer, len(buffer), template, arguments)
         text = buffer.value.decode(errors="replace").rstrip()
         logger.debug("%s", text)
         if level < _LEVEL_DEBUG:
-            self.lines = [*self.lines, *text.splitlines()][-_LOG_LINES_KEPT:]
+            self.lines.extend(text.splitlines())
         return 0
 
     def call(self, name: str, *arguments: object) -> int:
@@ -361,8 +364,6 @@ class Object:
             hint = None
             if error.errno == errno.EPERM:
                 hint = "recording needs root, or the capabilities CAP_BPF and CAP_PERFMON"
-            for line in library.lines:
-                logger.debug("%s", line)
             raise KernelError(
                 f"{self.path.name}: the kernel refused the programs: "
                 f"{error.strerror}{_last_line(library.lines)}",
@@ -378,11 +379,11 @@ class Object:
 
 def _last_line(lines: list[str]) -> str:
     """Return the line of the library's log that names the cause, with a separator."""
+    failed = next((line for line in lines if "BPF program load failed" in line), "")
+    what = failed.removeprefix("libbpf: ").partition(":")[0]
+    end = next((at for at, line in enumerate(lines) if _VERIFIER_LOG_END in line), None)
+    if end is None:
+        return f": {lines[-1].removeprefix('libbpf: ')}" if lines else ""
     # The verifier ends with a count of what it did; the line before it is the reason.
-    end = next((at for at, line in enumerate(lines) if "END PROG LOAD LOG" in line), None)
-    if end is not None:
-        told = [line for line in lines[:end] if line and not line.startswith("processed ")]
-        name = next((line for line in lines if "BPF program load failed" in line), "")
-        what = name.removeprefix("libbpf: ").partition(":")[0]
-        return f": {what}: {told[-1]}" if told else f": {what}"
-    return f": {lines[-1].removeprefix('libbpf: ')}" if lines else ""
+    told = [line for line in lines[:end] if line.strip() and not line.startswith("processed ")]
+    return f": {what}: {told[-1].strip()}"

@@ -1,0 +1,401 @@
+"""The BPF object in the kernel: loaded with the settings of a run, and its maps.
+
+Rings, counters, registrations and the profile are maps; this module is how the rest of the
+runtime sees them. Attaching is the business of the attach modules.
+"""
+
+import array
+import errno
+import logging
+import mmap
+import os
+import resource
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datacrumbs_runtime.bpf import bpf_syscall, layout
+from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
+from datacrumbs_runtime.errors import KernelError
+
+logger = logging.getLogger(__name__)
+
+OBJECT_PATH = Path(__file__).with_name("datacrumbs.bpf.o")
+ANY_UID = 0xFFFFFFFF
+PAGE_BYTES = mmap.PAGESIZE
+ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
+SYSCALL_RENAMES = 0x8000
+
+# Programs that follow processes; every run has them.
+PROCESS_PROGRAMS = ("dc_fork", "dc_exec", "dc_exit", "dc_task_rename")
+_PROFILE_BATCH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """What the programs are loaded with.
+
+    Attributes:
+        functions: Rows of the map ``functions``, struct dc_function each.
+        tracepoints: Rows of the map ``tracepoints``, struct dc_tracepoint each.
+        syscalls: Row in ``functions`` by system call number.
+        renaming_syscalls: Numbers of the system calls that give files other names, recorded or not.
+        programs: The programs to load, and the attach type of those that can have several.
+        owner_uid: Only processes of this user can register; None: of anybody.
+        owner_cgroup: Only processes in this cgroup (v2 id) can register; None: anywhere.
+        string_bytes: Longest captured text.
+        include_kernel_threads: Whether tracepoints also record threads of the kernel.
+        ring_buffer_bytes: Size of the event ring of each CPU that is online.
+        ring_buffers_total_bytes: All event rings together have at most this size.
+        strings_buffer_bytes: Size of the ring of strings.
+        profile_entries: How many sums fit between two readings of the profile.
+    """
+
+    functions: Sequence[bytes]
+    programs: Mapping[str, int | None]
+    tracepoints: Sequence[bytes] = ()
+    syscalls: Mapping[int, int] = field(default_factory=dict)
+    renaming_syscalls: frozenset[int] = frozenset()
+    owner_uid: int | None = None
+    owner_cgroup: int | None = None
+    string_bytes: int = 64
+    include_kernel_threads: bool = False
+    ring_buffer_bytes: int = 16 << 20
+    ring_buffers_total_bytes: int = 1 << 30
+    strings_buffer_bytes: int = 8 << 20
+    profile_entries: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A ring buffer. The descriptor belongs to the loaded object."""
+
+    fd: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileEntry:
+    """Sums of one function, process and CPU: a key and a value of the map ``profile``."""
+
+    key: layout.ProfileKey
+    sums: layout.Profile
+
+
+def raise_soft_limits() -> None:
+    """Raise the soft limits that recording meets to the hard ones, as far as that is allowed."""
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS):
+        soft, hard = resource.getrlimit(limit)
+        if soft != hard:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(limit, (hard, hard))
+    # Kernels before 5.11 count maps as locked memory; without the capability the limit stays.
+    with suppress(OSError, ValueError):
+        unlimited = resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
+
+
+def online_cpus() -> set[int]:
+    """Return the numbers of the CPUs that run now."""
+    cpus: set[int] = set()
+    for part in ONLINE_CPUS.read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def ring_size(wanted_bytes: int) -> int:
+    """Return the size of a ring: a power of two, at least a page, at most what is wanted."""
+    return max(PAGE_BYTES, 1 << (max(wanted_bytes, 1).bit_length() - 1))
+
+
+class Loaded:
+    """The object in the kernel. Nothing is attached; :meth:`close` frees everything."""
+
+    def __init__(self, settings: LoadSettings, object_path: Path = OBJECT_PATH) -> None:
+        """Load the programs.
+
+        Raises:
+            KernelError: The kernel refused, with its reason.
+        """
+        if not object_path.exists():
+            raise KernelError(
+                f"{object_path}: not there",
+                hint="compile it: python packages/datacrumbs-runtime/hatch_build.py",
+            )
+        self._settings = settings
+        self._object_path = object_path
+        self._descriptors: list[int] = []
+        self._objects: list[Object] = []
+        self._memory: dict[str, mmap.mmap] = {}
+        self.events: tuple[Ring, ...] = ()
+        raise_soft_limits()
+        try:
+            self._object = self._open(settings.programs)
+            self._prepare(self._object)
+            self._object.load()
+            self._connect()
+        except OSError as error:
+            self.close()
+            raise KernelError(f"{object_path.name}: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, programs: Mapping[str, int | None]) -> Object:
+        opened = Object(self._object_path)
+        self._objects.append(opened)
+        for name, program in opened.programs.items():
+            program.set_autoload(name in programs)
+        for name, attach_type in programs.items():
+            if attach_type is not None:
+                opened.programs[name].set_attach_type(attach_type)
+        return opened
+
+    def _prepare(self, opened: Object) -> None:
+        settings = self._settings
+        table = array.array("H", bytes(2 * layout.MAX_SYSTEM_CALLS))
+        for number, row in settings.syscalls.items():
+            table[number] = row + 1
+        for number in settings.renaming_syscalls:
+            table[number] |= SYSCALL_RENAMES
+        owner = ANY_UID if settings.owner_uid is None else settings.owner_uid
+        variables = {
+            "dc_syscall_functions": table.tobytes(),
+            "dc_owner_uid": struct.pack("=I", owner),
+            "dc_owner_cgroup": struct.pack("=Q", settings.owner_cgroup or 0),
+            "dc_string_bytes": struct.pack("=I", settings.string_bytes),
+            "dc_include_kernel_threads": struct.pack("=I", settings.include_kernel_threads),
+            "dc_base_ns": struct.pack("=Q", time.monotonic_ns()),
+        }
+        for name, value in variables.items():
+            opened.set_variable(name, value)
+        maps = opened.maps
+        maps["events"].set_max_entries(possible_cpus())
+        maps["strings"].set_max_entries(ring_size(settings.strings_buffer_bytes))
+        maps["functions"].set_max_entries(max(1, len(settings.functions)))
+        maps["tracepoints"].set_max_entries(max(1, len(settings.tracepoints)))
+        maps["profile"].set_max_entries(settings.profile_entries)
+
+    def _connect(self) -> None:
+        settings, maps = self._settings, self._object.maps
+        control_map, offset, _ = self._object.variables["dc_control"]
+        self._map_memory("control", control_map)
+        self._control = layout.Control.from_buffer(self._memory["control"], offset)
+        rows = self._map_memory("functions", maps["functions"])
+        size = maps["functions"].value_bytes
+        if any(len(row) != size for row in settings.functions):
+            raise KernelError(f"{self._object_path.name}: a function's row has not {size} bytes")
+        rows[: size * len(settings.functions)] = b"".join(settings.functions)
+        for index, row in enumerate(settings.tracepoints):
+            bpf_syscall.map_update(maps["tracepoints"].fd, struct.pack("=I", index), row)
+        self.strings = Ring(maps["strings"].fd, maps["strings"].max_entries)
+        self.events = tuple(self._make_rings(maps["events"]))
+
+    def _map_memory(self, name: str, source: Map) -> mmap.mmap:
+        size = source.value_bytes * source.max_entries
+        memory = mmap.mmap(source.fd, -(-size // PAGE_BYTES) * PAGE_BYTES)
+        self._memory[name] = memory
+        return memory
+
+    def _make_rings(self, events: Map) -> Iterator[Ring]:
+        online = online_cpus()
+        share = self._settings.ring_buffers_total_bytes // max(len(online), 1)
+        size = ring_size(min(self._settings.ring_buffer_bytes, share))
+        if size < ring_size(self._settings.ring_buffer_bytes):
+            logger.info("event rings of %d KiB instead of %d", size >> 10, share >> 10)
+        for cpu in range(events.max_entries):
+            ring = self._make_ring(size if cpu in online else PAGE_BYTES, f"dc_events_{cpu}")
+            size = min(size, ring.size_bytes) if cpu in online else size
+            bpf_syscall.map_update(events.fd, struct.pack("=I", cpu), struct.pack("=I", ring.fd))
+            yield ring
+
+    def _make_ring(self, size: int, name: str) -> Ring:
+        while True:
+            try:
+                ring = bpf_syscall.map_create(bpf_syscall.MAP_TYPE_RINGBUF, 0, 0, size, name)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or size <= PAGE_BYTES:
+                    raise
+                size //= 2
+                logger.warning("no memory for an event ring: trying %d KiB", size >> 10)
+            else:
+                self._descriptors.append(ring)
+                return Ring(ring, size)
+
+    def program_fd(self, name: str) -> int:
+        """Return the descriptor of a loaded program; it belongs to this object."""
+        return self._object.programs[name].fd
+
+    def load_again(
+        self,
+        programs: Mapping[str, int | None],
+        variables: Mapping[str, bytes],
+        targets: Mapping[str, str] | None = None,
+    ) -> Object:
+        """Load programs once more, with the same maps and other settings.
+
+        For kernels on which a program cannot be told what it is attached to: it is loaded for each.
+
+        Args:
+            programs: As in :class:`LoadSettings`.
+            variables: Global variables that differ from the first time.
+            targets: Kernel function or tracepoint by program name.
+
+        Returns:
+            The object; it is freed with this one.
+
+        Raises:
+            KernelError: The kernel refused.
+        """
+        again = self._open(programs)
+        try:
+            self._prepare(again)
+            for name, value in variables.items():
+                again.set_variable(name, value)
+            for name, target in (targets or {}).items():
+                again.programs[name].set_target(target)
+            read_only = again.variables["dc_owner_uid"][0].name
+            for name, existing in self._object.maps.items():
+                if name != read_only:
+                    again.maps[name].reuse(existing.fd)
+            again.load()
+        except OSError as error:
+            raise KernelError(f"{self._object_path.name}: {error.strerror}") from error
+        return again
+
+    @property
+    def recording(self) -> bool:
+        """Whether the programs record; off after loading."""
+        return bool(self._control.recording)
+
+    @recording.setter
+    def recording(self, wanted: bool) -> None:
+        self._control.recording = int(wanted)
+
+    def set_mode(self, function: int, mode: layout.Mode) -> None:
+        """Change whether calls of a function are traced, counted or ignored, from now on."""
+        offset = function * self._object.maps["functions"].value_bytes + layout.Function.mode.offset
+        self._memory["functions"][offset] = int(mode)
+
+    def losses(self) -> tuple[int, ...]:
+        """Return the counters of enum dc_loss, summed over the CPUs."""
+        losses = self._object.maps["losses"]
+        stride = -(-losses.value_bytes // 8)
+        data = bpf_syscall.map_lookup(losses.fd, bytes(4), 8 * stride * possible_cpus())
+        counters = array.array("Q", data)
+        return tuple(sum(counters[slot::stride]) for slot in range(stride))
+
+    def register(self, pid: int) -> bool:
+        """Record a process from now on, with what it starts later.
+
+        Returns:
+            Whether it was not recorded before.
+
+        Raises:
+            OSError: ESRCH: there is no such process.
+        """
+        threads = self._object.maps["threads"]
+        mark = struct.pack("=I", 1) + bytes(threads.value_bytes - 4)
+        process = os.pidfd_open(pid)
+        try:
+            key = struct.pack("=i", process)
+            try:
+                bpf_syscall.map_update(threads.fd, key, mark, bpf_syscall.NO_EXIST)
+            except OSError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                known = bpf_syscall.map_lookup(threads.fd, key, threads.value_bytes)
+                if known[:4] != bytes(4):
+                    return False
+                bpf_syscall.map_update(threads.fd, key, mark)
+        finally:
+            os.close(process)
+        # Threads that were seen before must look again.
+        self._control.registration_generation += 1
+        return True
+
+    def is_registered(self, pid: int) -> bool:
+        """Return whether a process is recorded.
+
+        Raises:
+            OSError: ESRCH: there is no such process.
+        """
+        threads = self._object.maps["threads"]
+        process = os.pidfd_open(pid)
+        try:
+            mark = bpf_syscall.map_lookup(
+                threads.fd, struct.pack("=i", process), threads.value_bytes
+            )
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        finally:
+            os.close(process)
+        return mark[:4] != bytes(4)
+
+    def take_profile(self) -> list[ProfileEntry]:
+        """Return the sums since the last call and remove them from the kernel.
+
+        Raises:
+            OSError: The kernel did not hand them over.
+        """
+        old = self._control.epoch & 1
+        self._control.epoch = old ^ 1
+        # A program that saw the old epoch may still be adding to it.
+        self.wait_for_programs()
+        keys, entries = [], []
+        for key_data, value_data in self._profile_elements():
+            key = layout.ProfileKey.from_buffer_copy(key_data)
+            if key.epoch == old:
+                keys.append(key_data)
+                entries.append(ProfileEntry(key, layout.Profile.from_buffer_copy(value_data)))
+        if keys:
+            profile = self._object.maps["profile"].fd
+            bpf_syscall.map_delete_batch(profile, b"".join(keys), len(keys))
+        return entries
+
+    def _profile_elements(self) -> Iterator[tuple[bytes, bytes]]:
+        profile = self._object.maps["profile"]
+        keys = bytearray(profile.key_bytes * _PROFILE_BATCH)
+        values = bytearray(profile.value_bytes * _PROFILE_BATCH)
+        position: bytes | None = None
+        while True:
+            taken, position = bpf_syscall.map_lookup_batch(
+                profile.fd, position, keys, values, _PROFILE_BATCH
+            )
+            for index in range(taken):
+                yield (
+                    bytes(keys[index * profile.key_bytes : (index + 1) * profile.key_bytes]),
+                    bytes(values[index * profile.value_bytes : (index + 1) * profile.value_bytes]),
+                )
+            if position is None:
+                return
+
+    def wait_for_programs(self) -> None:
+        """Return when every program that runs now has ended.
+
+        Programs attached to user space's functions are already waited for when their link is
+        closed.
+        """
+        # Changing a map of maps waits for running programs, as maybe_wait_bpf_programs() in the
+        # kernel's kernel/bpf/syscall.c promises.
+        bpf_syscall.map_update(
+            self._object.maps["events"].fd, bytes(4), struct.pack("=I", self.events[0].fd)
+        )
+
+    def close(self) -> None:
+        """Free the programs and maps. What is still attached stays until its link is closed."""
+        self._control = layout.Control()
+        for memory in self._memory.values():
+            memory.close()
+        self._memory.clear()
+        for opened in reversed(self._objects):
+            opened.close()
+        self._objects.clear()
+        while self._descriptors:
+            os.close(self._descriptors.pop())
