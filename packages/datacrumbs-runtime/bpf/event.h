@@ -17,8 +17,9 @@
 #define DC_MAX_DEREFERENCES 4 /* member accesses from a tracepoint argument to a value */
 #define DC_MAX_SYSTEM_CALLS 1024
 #define DC_MAX_STRING_BYTES 4096 /* PATH_MAX; text of one string record */
-#define DC_HISTOGRAM_SLOTS 32 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above  \
-			       */
+#define DC_HISTOGRAM_SLOTS                                                                         \
+	32 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above                     \
+	    */
 #define DC_NO_FUNCTION 0xffffffff
 
 /* ---- records: per-CPU ring "events" --------------------------------------------------------- */

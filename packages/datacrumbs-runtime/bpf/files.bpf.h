@@ -35,10 +35,14 @@
 extern void *bpf_rdonly_cast(const void *object, __u32 btf_id) __ksym __weak;
 
 #define READ(pointer, type, member)                                                                \
-	(bpf_rdonly_cast ? ((struct type *)bpf_rdonly_cast((const void *)(pointer),                \
-							   bpf_core_type_id_kernel(struct type)))  \
-				   ->member                                                        \
-			 : BPF_CORE_READ((struct type *)(pointer), member))
+	({                                                                                         \
+		/* apart, or our own structures in "pointer" would be relocated as well */         \
+		const void *__object = (const void *)(pointer);                                    \
+		bpf_rdonly_cast ? ((struct type *)bpf_rdonly_cast(                                 \
+					   __object, bpf_core_type_id_kernel(struct type)))        \
+					  ->member                                                 \
+				: BPF_CORE_READ((struct type *)__object, member);                  \
+	})
 
 /*
  * What is looked up: addresses in the kernel. Handed over in memory, because a number that the
