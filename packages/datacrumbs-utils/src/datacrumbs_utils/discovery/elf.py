@@ -13,7 +13,6 @@ from datacrumbs_utils.discovery.elf_image import (
     ET_REL,
     PF_X,
     SHF_EXECINSTR,
-    STB_GLOBAL,
     STB_LOCAL,
     STT_FUNC,
     STT_GNU_IFUNC,
@@ -69,9 +68,7 @@ def functions(path: str | os.PathLike[str]) -> list[Candidate]:
             if not indirect
         }
         found = [_candidate(image, group, names_at) for group in places.values()]
-    older = {
-        (symbol.name, symbol.value) for symbol in symbols if not symbol.default_version
-    }
+    older = {(symbol.name, symbol.value) for symbol in symbols if not symbol.default_version}
     found.sort(key=lambda one: (one.symbol, (one.symbol, one.value) in older, one.value or 0))
     return found
 

@@ -179,9 +179,7 @@ class ElfImage:
             start, size = rows[names_index][4], rows[names_index][5]
             names = image[start : start + size]
         self.sections = tuple(
-            Section(
-                text_at(names, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[9]
-            )
+            Section(text_at(names, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[9])
             for row in rows
         )
 
@@ -274,9 +272,7 @@ class ElfImage:
     def notes(self) -> Iterator[tuple[str, int, bytes]]:
         """Yield owner, type and description of every note, sections before segments."""
         areas = [
-            (section.offset, section.size)
-            for section in self.sections
-            if section.type == SHT_NOTE
+            (section.offset, section.size) for section in self.sections if section.type == SHT_NOTE
         ] or [
             (segment.offset, segment.file_size)
             for segment in self.segments
@@ -294,7 +290,7 @@ class ElfImage:
 
 
 def iterate_notes(data: bytes) -> Iterator[tuple[str, int, bytes]]:
-    """Yield owner, type and description of the notes in a note section; stop where it is damaged."""
+    """Yield owner, type and description of the notes in a section, up to where it is damaged."""
     position = 0
     while position + 12 <= len(data):
         name_size, size, kind = struct.unpack_from("<III", data, position)
@@ -329,7 +325,7 @@ def _open(path: Path) -> mmap.mmap | bytes:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     finally:
         os.close(descriptor)
-    if mapped[:2] == b"\x1f\x8b" or mapped[:6] == b"\xfd7zXZ\0" or mapped[:4] == b"\x28\xb5\x2f\xfd":
+    if mapped[:6].startswith((b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
         with mapped:
             return _decompress(path, mapped[:])
     return mapped

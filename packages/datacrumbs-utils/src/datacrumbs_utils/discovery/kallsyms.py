@@ -1,0 +1,82 @@
+"""Functions of the running kernel from ``/proc/kallsyms``, and why some cannot be probed."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_utils.discovery import tracefs
+from datacrumbs_utils.discovery.candidates import Candidate
+
+KALLSYMS = Path("/proc/kallsyms")
+
+# T and t as users know them from nm; weak functions are functions too.
+_FUNCTION_TYPES = frozenset("TtWw")
+
+_NOT_FUNCTIONS = re.compile(
+    r"""(?P<padding>__pfx_.*|__cfi_.*)
+      | (?P<cold>.*\.cold(?:\.\d+)?)
+      | (?P<thunk>__x86_(?:indirect|return)_.*|__SCT__.*|__SCK__.*|srso_.*|entry_untrain_ret)
+      | (?P<stub>__(?:probestub|traceiter|bpf_trace)_.*|perf_trace_.*|trace_event_raw_event_.*)
+      | (?P<init>__UNIQUE_ID_.*|__initcall_.*|\.L.*|__key\..*)
+    """,
+    re.VERBOSE,
+)
+_REASONS = {
+    "padding": "padding before a function, not a function",
+    "cold": "rarely executed part of another function, jumped to rather than called",
+    "thunk": "code that branches go through, not a function",
+    "stub": "part of a tracepoint: record the tracepoint instead",
+    "init": "label that the compiler made, not a function",
+}
+NOT_TRACEABLE = "the kernel does not allow tracing here (notrace, noinstr or start-up code)"
+BLACKLISTED = "on the kernel's list of functions that must not be probed"
+AMBIGUOUS = "several functions of the kernel have this name"
+_SECTION_ENDS = ("__start_", "__stop_")
+
+
+def functions(path: Path = KALLSYMS) -> list[Candidate]:
+    """Return the kernel's functions, sorted by name, with the reason for those that are refused.
+
+    Args:
+        path: The symbol list; addresses in it may be hidden (0), only names and types are used.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    try:
+        text = path.read_text("ascii", "replace")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    counts: Counter[str] = Counter()
+    for line in text.splitlines():
+        fields = line.split()
+        # bpf programs and ftrace trampolines come and go: [bpf], [__builtin__ftrace].
+        if len(fields) < 3 or fields[1] not in _FUNCTION_TYPES:
+            continue
+        if len(fields) > 3 and fields[3] in ("[bpf]", "[__builtin__ftrace]"):
+            continue
+        counts[fields[2]] += 1
+    traceable = tracefs.traceable_functions()
+    blacklist = tracefs.blacklisted_functions() or frozenset()
+    return [
+        Candidate(symbol=name, refused=_refusal(name, counts[name], traceable, blacklist))
+        for name in sorted(counts)
+    ]
+
+
+def _refusal(
+    name: str, count: int, traceable: frozenset[str] | None, blacklist: frozenset[str]
+) -> str | None:
+    match = _NOT_FUNCTIONS.fullmatch(name) if name[0] in "_.se" or ".cold" in name else None
+    if match and match.lastgroup:
+        return _REASONS[match.lastgroup]
+    if name.startswith(_SECTION_ENDS):
+        return _REASONS["init"]
+    if name in blacklist:
+        return BLACKLISTED
+    if traceable is not None and name not in traceable:
+        return NOT_TRACEABLE
+    if count > 1:
+        return AMBIGUOUS
+    return None
