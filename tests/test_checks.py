@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,24 @@ def test_client_library(tmp_path: Path) -> None:
     check("cmake", "-S", "packages/datacrumbs-client-c", "-B", str(tmp_path))
     check("cmake", "--build", str(tmp_path))
     check("ctest", "--test-dir", str(tmp_path), "--output-on-failure", "--no-tests=error")
+
+
+@pytest.mark.parametrize("target", ["wheel", "sdist"])
+def test_distributions_hold_all_parts(tmp_path: Path, target: str) -> None:
+    for package in (RUNTIME, UTILS):
+        build = (sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(tmp_path))
+        check(*build, cwd=ROOT / package)
+    if target == "wheel":
+        (runtime,) = tmp_path.glob("datacrumbs_runtime-*.whl")
+        with zipfile.ZipFile(runtime) as archive:
+            names = set(archive.namelist())
+        assert "datacrumbs_runtime/bpf/datacrumbs.bpf.o" in names
+        assert f"datacrumbs_runtime/trace/_pump{sysconfig.get_config_var('EXT_SUFFIX')}" in names
+        assert "-any" not in runtime.name
+    else:
+        (runtime,) = tmp_path.glob("datacrumbs_runtime-*.tar.gz")
+        with tarfile.open(runtime) as archive:
+            names = {name.split("/", 1)[1] for name in archive.getnames()}
+        assert {"bpf/event.h", "bpf/datacrumbs.bpf.c", "hatch_build.py"} <= names
+        assert any(name.startswith("native/") for name in names)
+        assert not any(name.endswith((".o", ".so")) for name in names)
