@@ -1,0 +1,418 @@
+"""From a probe file to what the programs, the pump and the attacher work with.
+
+Every function of the probe file becomes a row of the map ``functions``; its number is the cookie
+that attached probes carry. Nothing here needs privileges or changes the kernel.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datacrumbs_runtime.bpf import c_streams, usdt_arguments
+from datacrumbs_runtime.bpf.argument_formats import (
+    distinct,
+    fitting,
+    function_values,
+    number_format,
+    plain_type,
+    return_flags,
+)
+from datacrumbs_runtime.bpf.elf_file import ElfFile
+from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
+from datacrumbs_runtime.bpf.kernel_btf import KernelTypes
+from datacrumbs_runtime.bpf.layout import FunctionFlag, Mode
+from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, numbers, plain_name
+from datacrumbs_runtime.bpf.tracepoint_rows import (
+    TracepointTarget,
+    tracepoint_targets,
+    tracepoint_values,
+)
+from datacrumbs_runtime.bpf.values import Value, number, text
+from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.schema.probe_file import (
+    Argument,
+    Category,
+    ProbeFile,
+    ProbeType,
+    plain_symbol,
+    symbol_value,
+)
+
+STREAM_CATEGORY = "STDIO"
+_MODES = {"trace": Mode.TRACE, "profile": Mode.PROFILE, "off": Mode.OFF}
+_USDT_ENTRY = "__entry"
+_USDT_RETURN = "__return"
+
+
+@dataclass(frozen=True, slots=True)
+class UprobeTarget:
+    """A function of a program or library.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name as in the probe file.
+        binary_path: The ELF file.
+        file_offset: Where the probe goes, in bytes.
+        symbol: Its symbol, for messages.
+    """
+
+    index: int
+    name: str
+    binary_path: str
+    file_offset: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsdtTarget:
+    """A place of a USDT probe.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name of the function in the probe file.
+        binary_path: The ELF file.
+        file_offset: Where the probe goes, in bytes.
+        semaphore: File offset of its semaphore; 0: it has none.
+        role: ``entry`` or ``return`` of a pair, or ``instant``.
+    """
+
+    index: int
+    name: str
+    binary_path: str
+    file_offset: int
+    semaphore: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class KprobeTarget:
+    """A function of the kernel.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name as in the probe file.
+        symbol: The kernel's symbol.
+    """
+
+    index: int
+    name: str
+    symbol: str
+
+
+class Refused(NamedTuple):
+    """A function of the probe file that is not recorded, and why."""
+
+    category: str
+    function: str
+    reason: str
+
+
+class Missing(NamedTuple):
+    """Values of a function that are not captured: no room, or not on this kernel."""
+
+    category: str
+    function: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What is recorded.
+
+    Attributes:
+        functions: The rows, in the order of their numbers.
+        syscalls: Row by system call number.
+        renaming_syscalls: Numbers of the system calls that give files other names, recorded or not.
+        uprobes: Functions of programs and libraries.
+        usdt: Places of USDT probes.
+        kprobes: Functions of the kernel.
+        tracepoints: Tracepoints, in the order of their rows.
+        refused: What is not recorded.
+        missing: Functions of which some values are not captured.
+    """
+
+    functions: tuple[FunctionRow, ...]
+    syscalls: dict[int, int]
+    renaming_syscalls: frozenset[int]
+    uprobes: tuple[UprobeTarget, ...]
+    usdt: tuple[UsdtTarget, ...]
+    kprobes: tuple[KprobeTarget, ...]
+    tracepoints: tuple[TracepointTarget, ...]
+    refused: tuple[Refused, ...]
+    missing: tuple[Missing, ...]
+
+
+def build(
+    probe_file: ProbeFile,
+    *,
+    mode: str = "trace",
+    threshold_ns: int = 0,
+    machine: str | None = None,
+    types: KernelTypes | None = None,
+) -> Registry:
+    """Turn a probe file into rows and targets.
+
+    Args:
+        probe_file: What is to be recorded; its binaries are opened for symbols without an offset.
+        mode: ``trace`` or ``profile``, for categories that do not say.
+        threshold_ns: Shorter calls are only summed.
+        machine: Architecture of the system calls; None: this machine's.
+        types: The kernel's types; None: they are read if there are tracepoints.
+
+    Raises:
+        KernelError: This architecture's system calls are not known.
+    """
+    with ExitStack() as stack:
+        builder = _Builder(mode, threshold_ns, machine, types, stack)
+        for category in probe_file.categories:
+            builder.add(category)
+        return builder.result()
+
+
+class _Builder:
+    def __init__(
+        self,
+        mode: str,
+        threshold_ns: int,
+        machine: str | None,
+        types: KernelTypes | None,
+        stack: ExitStack,
+    ) -> None:
+        self._mode = mode
+        self._threshold_ns = threshold_ns
+        self._numbers = numbers(machine)
+        self._types = types
+        self._stack = stack
+        self._functions: list[FunctionRow] = []
+        self._syscalls: dict[int, int] = {}
+        self._uprobes: list[UprobeTarget] = []
+        self._usdt: list[UsdtTarget] = []
+        self._kprobes: list[KprobeTarget] = []
+        self._tracepoints: list[TracepointTarget] = []
+        self._refused: list[Refused] = []
+        self._missing: list[Missing] = []
+
+    def result(self) -> Registry:
+        renaming = (
+            self._numbers.get(call.name)
+            for call in SYSTEM_CALLS.values()
+            if call.flags & FunctionFlag.RENAMES
+        )
+        return Registry(
+            tuple(self._functions),
+            self._syscalls,
+            frozenset(one for one in renaming if one is not None),
+            tuple(self._uprobes),
+            tuple(self._usdt),
+            tuple(self._kprobes),
+            tuple(self._tracepoints),
+            tuple(self._refused),
+            tuple(self._missing),
+        )
+
+    def add(self, category: Category) -> None:
+        add_all = {
+            ProbeType.SYSCALLS: self._add_syscalls,
+            ProbeType.KPROBE: self._add_kprobes,
+            ProbeType.UPROBE: self._add_uprobes,
+            ProbeType.USDT: self._add_usdt,
+            ProbeType.TRACEPOINT: self._add_tracepoints,
+        }.get(category.type)
+        if add_all is not None:
+            add_all(category)
+
+    def _refuse(self, category: Category, function: str, reason: str) -> None:
+        self._refused.append(Refused(category.name, function, reason))
+
+    def _note_missing(self, category: Category, function: str, labels: tuple[str, ...]) -> None:
+        if labels:
+            self._missing.append(Missing(category.name, function, labels))
+
+    def _add_row(
+        self,
+        category: Category,
+        name: str,
+        values: tuple[Value, ...],
+        shown_as: str,
+        flags: int,
+        extra: str = "",
+        bytes_argument: int = 0,
+        lanes: bool = False,
+    ) -> int:
+        index = len(self._functions)
+        self._functions.append(
+            function_row(
+                index,
+                category.name,
+                name,
+                values,
+                shown_as=shown_as,
+                flags=flags,
+                mode=_MODES[category.mode or self._mode],
+                threshold_ns=self._threshold_ns,
+                extra=extra,
+                lanes=lanes,
+                bytes_argument=bytes_argument,
+            )
+        )
+        return index
+
+    def _add_syscalls(self, category: Category) -> None:
+        for name in category.functions:
+            plain = plain_name(name)
+            system_call = self._numbers.get(plain)
+            if system_call is None:
+                self._refuse(category, name, "this architecture has no such system call")
+                continue
+            if system_call in self._syscalls:
+                other = self._functions[self._syscalls[system_call]].category
+                self._refuse(category, name, f"already recorded as {other}")
+                continue
+            known = SYSTEM_CALLS.get(plain)
+            if known is not None:
+                values, shown_as, flags = known.values, known.shown_as, int(known.flags)
+            else:
+                values, cut = function_values(tuple(category.arguments.get(name, ())))
+                self._note_missing(category, name, cut)
+                shown_as, flags = plain, int(FunctionFlag.ERRNO)
+            extra = "" if shown_as == plain else f'"syscall":"{plain}"'
+            self._syscalls[system_call] = self._add_row(
+                category, name, values, shown_as, flags, extra
+            )
+
+    def _add_kprobes(self, category: Category) -> None:
+        for name in category.functions:
+            values, cut = function_values(tuple(category.arguments.get(name, ())))
+            self._note_missing(category, name, cut)
+            symbol = plain_symbol(name)
+            flags = return_flags(category.returns.get(name))
+            index = self._add_row(category, name, values, symbol, int(flags))
+            self._kprobes.append(KprobeTarget(index, name, symbol))
+
+    def _add_uprobes(self, category: Category) -> None:
+        path = category.binary_path or ""
+        placed, arguments, returns = category.placed_offsets, category.arguments, category.returns
+        elf: ElfFile | None = None
+        none: tuple[Argument, ...] = ()
+        for name in category.functions:
+            symbol = plain_symbol(name)
+            offset = placed.get(name)
+            if offset is None:
+                try:
+                    elf = elf or self._stack.enter_context(ElfFile(Path(path)))
+                    offset = _function_offset(elf, name, symbol)
+                except DatacrumbsError as error:
+                    self._refuse(category, name, str(error))
+                    continue
+                if offset is None:
+                    self._refuse(category, name, f"{path} has no such function")
+                    continue
+            values, cut = function_values(arguments.get(name, none))
+            if cut:
+                self._note_missing(category, name, cut)
+            shown_as, flags, extra, unit = _function_result(
+                category.name, symbol, returns.get(name)
+            )
+            index = self._add_row(
+                category, name, values, shown_as, flags, extra, unit_index(values, unit)
+            )
+            self._uprobes.append(UprobeTarget(index, name, path, offset, symbol))
+
+    def _add_usdt(self, category: Category) -> None:
+        path = category.binary_path or ""
+        for name in category.functions:
+            pair = category.usdt_points.get(name + _USDT_ENTRY)
+            points = category.usdt_points.get(name) or pair
+            if not points:
+                self._refuse(category, name, "the probe file does not say where it is")
+                continue
+            values, missing = _usdt_values(category.arguments.get(name, ()), points[0].arguments)
+            self._note_missing(category, name, missing)
+            index = self._add_row(category, name, values, name, int(FunctionFlag.NO_RETURN))
+            role = "entry" if points is pair else "instant"
+            self._usdt += [
+                UsdtTarget(index, name, path, point.offset, point.semaphore, role)
+                for point in points
+            ]
+            if points is pair:
+                self._usdt += [
+                    UsdtTarget(index, name, path, point.offset, point.semaphore, "return")
+                    for point in category.usdt_points.get(name + _USDT_RETURN, ())
+                ]
+
+    def _add_tracepoints(self, category: Category) -> None:
+        for name in category.functions:
+            span = category.spans.get(name)
+            arguments = category.arguments.get(name, ())
+            try:
+                if self._types is None:
+                    self._types = self._stack.enter_context(KernelTypes())
+                found = tracepoint_values(self._types, name, arguments, span)
+                targets = tracepoint_targets(
+                    self._types,
+                    name,
+                    len(self._functions),
+                    len(self._tracepoints),
+                    arguments,
+                    span,
+                    found.values,
+                )
+            except DatacrumbsError as error:
+                self._refuse(category, name, str(error))
+                continue
+            self._note_missing(category, name, found.missing)
+            flags = FunctionFlag.KERNEL_THREADS
+            flags |= FunctionFlag.ERRNO if found.has_result else FunctionFlag.NO_RETURN
+            self._add_row(category, name, found.values, name, int(flags), lanes=found.overlaps)
+            self._tracepoints += targets
+
+
+def _function_offset(elf: ElfFile, name: str, symbol: str) -> int | None:
+    value = symbol_value(name)
+    if value is None:
+        value = elf.symbol_value(symbol)
+    return None if value is None else elf.file_offset(value)
+
+
+def _function_result(
+    category: str, symbol: str, returns: str | None
+) -> tuple[str, int, str, str | None]:
+    """Return name in the trace, flags, extra members, and the label that the result counts in."""
+    stream = c_streams.stream_function(symbol)
+    if stream is None:
+        return symbol, int(return_flags(returns)), "", None
+    shown_as = symbol
+    if category == STREAM_CATEGORY:
+        shown_as = c_streams.plain_name(symbol) or symbol
+    extra = "" if shown_as == symbol else f'"symbol":"{symbol}"'
+    return shown_as, int(stream.flags), extra, stream.unit
+
+
+def _usdt_values(
+    arguments: tuple[Argument, ...], specification: str
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+    """Return the values of a USDT probe, and the labels of those that are out of reach."""
+    operands = usdt_arguments.parse(specification)
+    values = []
+    missing = []
+    for argument in arguments or _unnamed(operands):
+        operand = operands[argument.index] if argument.index < len(operands) else None
+        if operand is None or operand.position is None:
+            missing.append(argument.label)
+        elif plain_type(argument.c_type) == "char *":
+            values.append(text(argument.label, operand.position))
+        else:
+            shown_as = number_format(
+                argument.c_type, operand.num_bytes, is_pointer=argument.is_pointer
+            )
+            values.append(number(argument.label, operand.position, shown_as or "u64"))
+    fits, cut = fitting(distinct(values))
+    return fits, (*missing, *cut)
+
+
+def _unnamed(operands: tuple[usdt_arguments.UsdtOperand, ...]) -> Iterator[Argument]:
+    for index, operand in enumerate(operands):
+        sign = "" if operand.is_signed else "unsigned "
+        yield Argument(index, operand.num_bytes, False, f"arg{index}", f"{sign}int")
