@@ -72,13 +72,13 @@ static __always_inline void note_position(struct dc_pending *pending, __u32 slot
 
 /*
  * Take the values that must be taken when the call begins: its arguments' registers and the files
- * of descriptors, which the call may close. "thread" gives the memory of files; NULL does without.
+ * of descriptors, which the call may close. "thread" remembers files.
  */
 __noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread *thread)
 {
 	struct dc_function *function;
 
-	if (!pending)
+	if (!pending || !thread)
 		return 0;
 	pending->present = 0;
 	pending->appending = 0;

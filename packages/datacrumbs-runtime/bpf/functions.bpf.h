@@ -96,7 +96,7 @@ static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack
 
 /* ---- sessions: entry and return in one program ---------------------------------------------- */
 
-static __always_inline int session_entry(struct pt_regs *ctx, __u32 index)
+static __always_inline int session_entry(struct pt_regs *ctx, struct dc_thread *thread, __u32 index)
 {
 	struct dc_function *function = function_row(index);
 	__u32 slot = DC_COOKIE_NO_FRAME;
@@ -109,7 +109,7 @@ static __always_inline int session_entry(struct pt_regs *ctx, __u32 index)
 		pending = push_frame(index, PT_REGS_SP(ctx), &slot);
 		if (pending) {
 			take_registers(pending, ctx);
-			dc_take_entry_values(pending, NULL);
+			dc_take_entry_values(pending, thread);
 		} else {
 			slot = DC_COOKIE_NO_FRAME;
 		}
@@ -157,8 +157,10 @@ static __always_inline int session(struct pt_regs *ctx)
 	__u64 now = bpf_ktime_get_ns();
 
 	if (!bpf_session_is_return()) {
+		struct dc_thread *thread = recorded_thread();
+
 		/* 1: no return probe for a call that is not recorded */
-		return recorded_thread() ? session_entry(ctx, bpf_get_attach_cookie(ctx)) : 1;
+		return thread ? session_entry(ctx, thread, bpf_get_attach_cookie(ctx)) : 1;
 	}
 	session_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), now);
 	return 0;
@@ -180,11 +182,12 @@ int dc_kprobe_session(struct pt_regs *ctx)
 
 static __always_inline int pair_entry(struct pt_regs *ctx)
 {
+	struct dc_thread *thread = recorded_thread();
 	__u32 index, slot = 0;
 	struct dc_function *function;
 	struct dc_pending *pending;
 
-	if (!recorded_thread())
+	if (!thread)
 		return 0;
 	index = bpf_get_attach_cookie(ctx);
 	function = function_row(index);
@@ -195,7 +198,7 @@ static __always_inline int pair_entry(struct pt_regs *ctx)
 		return 0;
 	take_registers(pending, ctx);
 	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
-		dc_take_entry_values(pending, NULL);
+		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();
 	return 0;
@@ -271,11 +274,12 @@ int dc_kprobe_return(struct pt_regs *ctx)
 SEC("fentry")
 int dc_fentry(void *ctx)
 {
+	struct dc_thread *thread = recorded_thread();
 	__u32 slot = 0;
 	struct dc_function *function;
 	struct dc_pending *pending;
 
-	if (!recorded_thread())
+	if (!thread)
 		return 0;
 	function = function_row(dc_single_function);
 	if (!function || function->mode == DC_MODE_OFF)
@@ -292,7 +296,7 @@ int dc_fentry(void *ctx)
 		pending->arguments[i] = value;
 	}
 	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
-		dc_take_entry_values(pending, NULL);
+		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();
 	return 0;
