@@ -42,6 +42,7 @@ COMMON_KEYS = (
     "mode",
     "arguments",
     "function_arguments",
+    "function_returns",
 )
 KEYS_OF_TYPE = {
     "header": ("file",),
@@ -89,6 +90,7 @@ class Entry:
         provider: USDT provider.
         headers: C headers with prototypes, for binaries without debugging information.
         function_arguments: Arguments that win over what is found, by function.
+        function_returns: Types of results that win over what is found, by function.
         takes_arguments: Whether arguments are captured at all.
         uses_spans: Whether begin and end tracepoints become one call.
         mode: ``trace``, ``profile``, or None for the mode of the run.
@@ -113,6 +115,7 @@ class Entry:
     provider: str | None = None
     headers: tuple[str, ...] = ()
     function_arguments: Mapping[str, tuple[Argument, ...]] = field(default_factory=dict)
+    function_returns: Mapping[str, str] = field(default_factory=dict)
     takes_arguments: bool = True
     uses_spans: bool = True
     mode: str | None = None
@@ -173,6 +176,7 @@ def parse(values: Values, problems: Problems) -> Entry | None:
         provider=values.text("provider"),
         headers=values.texts("headers"),
         function_arguments=overrides,
+        function_returns=_function_returns(values, problems),
         takes_arguments=values.flag("arguments", default=True),
         uses_spans=values.flag("spans", default=True),
         mode=mode,
@@ -286,6 +290,22 @@ def _function_arguments(
     return result
 
 
+def _function_returns(values: Values, problems: Problems) -> dict[str, str]:
+    node = values.node("function_returns")
+    if node is None:
+        return {}
+    if not isinstance(node, yaml_nodes.Mapping):
+        problems.error(node.position, "function_returns must map functions to C types")
+        return {}
+    result = {}
+    for function, c_type in node.entries:
+        if isinstance(c_type, yaml_nodes.Scalar) and c_type.text.strip():
+            result[function.text] = prototypes.return_type(c_type.text)
+        else:
+            problems.error(c_type.position, f"the result of {function.text} must be a C type")
+    return result
+
+
 def _arguments(
     node: yaml_nodes.Sequence, values: Values, problems: Problems
 ) -> tuple[Argument, ...]:
@@ -311,7 +331,8 @@ def _arguments(
         else:
             problems.error(item.position, "an argument is a declaration or a mapping")
             continue
-        found.append(argument)
+        if argument.index < prototypes.MAX_ARGUMENTS or argument.path:
+            found.append(argument)
         index = argument.index + 1
     return prototypes.overridden(found)
 

@@ -124,6 +124,26 @@ def _base_type(c_type: str) -> str:
     return " ".join(words)
 
 
+def return_type(c_type: str) -> str:
+    """Return a result's type as probe files have it: without qualifiers."""
+    return _without_qualifiers(c_type)
+
+
+def addresses_only(
+    arguments: Iterable[Argument], limit: int | None = MAX_ARGUMENTS
+) -> tuple[Argument, ...]:
+    """Drop ``const``, and make texts addresses."""
+    return tuple(
+        replace(
+            argument,
+            c_type="void *"
+            if _is_character_pointer(argument.c_type)
+            else _without_qualifiers(argument.c_type),
+        )
+        for argument in arguments
+    )[:limit]
+
+
 def overridden(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
     """Drop ``const`` from arguments that a configuration declares; its ``char *`` are texts."""
     return tuple(

@@ -1,0 +1,77 @@
+"""Which candidates an entry means: its regex or names, its exclusions, and the special rules."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from datacrumbs_runtime.schema.probe_file import ProbeType, plain_symbol
+
+from datacrumbs_utils.discovery.candidates import Candidate
+from datacrumbs_utils.discovery.entries import Entry
+from datacrumbs_utils.discovery.exclusions import Exclusions
+from datacrumbs_utils.discovery.regex import MPI_REGEX, Regex, compile_regex
+
+# An MPI library has thousands of functions of its own under the few hundred of the standard.
+_MPI = compile_regex(MPI_REGEX)
+_EVERYTHING = frozenset({"", ".*"})
+
+
+def name_of(entry: Entry, candidate: Candidate, path: Path | None = None) -> str | None:
+    """Return the name under which an entry means a candidate, or None if it does not.
+
+    A name of one address is probed once: where several of them match, the symbol's own name counts,
+    else the first alias.
+    """
+    names = (candidate.symbol, *candidate.aliases)
+    if entry.functions:
+        wanted = {plain_symbol(function) for function in entry.functions}
+        return next((name for name in names if name in wanted), None)
+    regex = _regex(entry, path)
+    if regex is None:
+        return candidate.symbol
+    if entry.probe is ProbeType.SYSCALLS:
+        return next((name for name in names if regex.matches_syscall(name)), None)
+    return next((name for name in names if regex.matches_symbol(name, candidate.value)), None)
+
+
+def missing_names(entry: Entry, candidates: Iterable[Candidate]) -> tuple[str, ...]:
+    """Return the names of an entry's ``functions`` that no candidate has."""
+    known = {name for candidate in candidates for name in (candidate.symbol, *candidate.aliases)}
+    return tuple(name for name in entry.functions if plain_symbol(name) not in known)
+
+
+def in_order(entry: Entry, chosen: dict[str, Candidate]) -> dict[str, Candidate]:
+    """Return what an entry chose, in the order in which it lists names if it does."""
+    places = {plain_symbol(name): place for place, name in enumerate(entry.functions)}
+    if not places:
+        return chosen
+    names = sorted(chosen, key=lambda name: places.get(plain_symbol(name), len(places)))
+    return {name: chosen[name] for name in names}
+
+
+def excluded_by(entry: Entry, candidate: Candidate, exclusions: Exclusions) -> str | None:
+    """Return what excludes a candidate, in a few words, or None."""
+    names = (candidate.symbol, *candidate.aliases)
+    listed = exclusions.source(entry.probe, entry.name, names)
+    if listed is not None:
+        return listed
+    matches: Callable[[Regex, str], bool] = (
+        Regex.matches_syscall if entry.probe is ProbeType.SYSCALLS else Regex.matches_symbol
+    )
+    for regex in entry.exclude:
+        if any(matches(regex, name) for name in names):
+            return f"exclude {regex.source}"
+    return None
+
+
+def _regex(entry: Entry, path: Path | None) -> Regex | None:
+    source = entry.regex.source if entry.regex else ""
+    if source in _EVERYTHING and _is_mpi_library(entry, path):
+        return _MPI
+    return entry.regex
+
+
+def _is_mpi_library(entry: Entry, path: Path | None) -> bool:
+    given = Path(entry.binary_path or entry.file or "").name.removeprefix("soname:")
+    return any(
+        name.startswith("libmpi.so") for name in (given, path.name if path is not None else "")
+    )
