@@ -33,9 +33,14 @@ _DESCRIPTOR_LABELS = frozenset({"fd", "fildes", "filedes", "filedesc"})
 _PATH_LABELS = frozenset({"path", "pathname", "filename", "file_name", "oldpath", "newpath"})
 # Keys that every line of the trace may have.
 _TAKEN_LABELS = frozenset({"hhash", "ret", "ns", "syscall", "symbol", FILE, SECOND_FILE})
+_LONG_RESULTS = frozenset(
+    {"long", "long long", "int64_t", "off_t", "loff_t", "hid_t", *_SIGNED_SIZES}
+)
+_INT_RESULTS = frozenset({"int", "int32_t", "herr_t", "htri_t"})
 _INTEGER_SIZES = frozenset({1, 2, 4, 8})
 
 
+@lru_cache(maxsize=8192)
 def plain_type(c_type: str) -> str:
     """Return a type without qualifiers and superfluous spaces: ``char *``, ``unsigned long``."""
     spaced = _QUALIFIERS.sub(" ", c_type).replace("*", " * ")
@@ -61,7 +66,7 @@ def number_format(c_type: str, num_bytes: int, *, is_pointer: bool) -> str | Non
     return f"{'u' if is_unsigned(plain) else 'i'}{8 * num_bytes}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=32768)
 def function_values(arguments: tuple[Argument, ...]) -> tuple[tuple[Value, ...], tuple[str, ...]]:
     """Decide what is captured of a function's arguments.
 
@@ -97,6 +102,7 @@ def fitting(values: Sequence[Value]) -> tuple[tuple[Value, ...], tuple[str, ...]
     return tuple(values[:MAX_VALUES]), tuple(value.label for value in values[MAX_VALUES:])
 
 
+@lru_cache(maxsize=8192)
 def _argument_values(argument: Argument, file_label: str) -> tuple[Value | None, Value | None]:
     """Return the file that an argument stands for, and the value that is shown under its label."""
     plain = plain_type(argument.c_type)
@@ -119,17 +125,17 @@ def _argument_values(argument: Argument, file_label: str) -> tuple[Value | None,
 
 
 @lru_cache(maxsize=1024)
-def return_flags(c_type: str | None) -> FunctionFlag:
-    """Return what a function's return type says about its result; None: it is not known."""
+def return_flags(c_type: str | None) -> int:
+    """Return what a return type says about the result, enum dc_function_flag; None: unknown."""
     if c_type is None:
-        return FunctionFlag(0)
+        return 0
     plain = plain_type(c_type)
     if plain == "void":
-        return FunctionFlag.NO_RETURN
+        return int(FunctionFlag.NO_RETURN)
     if plain.endswith("*") or is_unsigned(plain):
-        return FunctionFlag(0)
-    if plain in ("long", "long long", "int64_t", *_SIGNED_SIZES, "off_t", "loff_t", "hid_t"):
-        return FunctionFlag.MINUS_ERROR
-    if plain in ("int", "int32_t", "herr_t", "htri_t") or plain.startswith("enum "):
-        return FunctionFlag.MINUS_ERROR | FunctionFlag.RET_INT
-    return FunctionFlag(0)
+        return 0
+    if plain in _LONG_RESULTS:
+        return int(FunctionFlag.MINUS_ERROR)
+    if plain in _INT_RESULTS or plain.startswith("enum "):
+        return int(FunctionFlag.MINUS_ERROR | FunctionFlag.RET_INT)
+    return 0

@@ -10,7 +10,6 @@ from datacrumbs_runtime.bpf.layout import (
     MAX_DEREFERENCES,
     MAX_VALUES,
     FunctionFlag,
-    Mode,
     SourceKind,
 )
 from datacrumbs_runtime.bpf.values import Value
@@ -33,6 +32,8 @@ _AT_END = frozenset(
     }
 )
 _ONLY_AT_END = frozenset({SourceKind.PATH, SourceKind.RETURNED_FD})
+_EXIT_VALUES = int(FunctionFlag.EXIT_VALUES)
+_ENTRY_VALUES = int(FunctionFlag.ENTRY_VALUES)
 _OF_TRACEPOINTS = frozenset({SourceKind.FIELD, SourceKind.THREAD_FILE})
 
 
@@ -94,18 +95,18 @@ def source_bytes(value: Value) -> bytes:
     )
 
 
-@lru_cache(maxsize=8192)
-def _sources(values: tuple[Value, ...]) -> tuple[bytes, FunctionFlag, tuple[tuple[str, str], ...]]:
-    flags = FunctionFlag(0)
+@lru_cache(maxsize=32768)
+def _sources(values: tuple[Value, ...]) -> tuple[bytes, int, tuple[tuple[str, str], ...]]:
+    flags = 0
     for value in values:
         if value.kind in _OF_TRACEPOINTS:
             continue
         if value.kind in _AT_END:
-            flags |= FunctionFlag.EXIT_VALUES
+            flags |= _EXIT_VALUES
         if value.kind not in _ONLY_AT_END and not (
             value.kind == SourceKind.USER_VALUE and value.at_end
         ):
-            flags |= FunctionFlag.ENTRY_VALUES
+            flags |= _ENTRY_VALUES
     packed = b"".join(map(source_bytes, values)) + _NO_SOURCE * (MAX_VALUES - len(values))
     return packed, flags, tuple((value.label, value.format) for value in values)
 
@@ -125,7 +126,7 @@ def function_row(
     *,
     shown_as: str,
     flags: int,
-    mode: Mode,
+    mode: int,
     threshold_ns: int,
     extra: str = "",
     lanes: bool = False,
@@ -133,7 +134,7 @@ def function_row(
 ) -> FunctionRow:
     """Make the row of a function."""
     packed, value_flags, printed = _sources(values)
-    all_flags = int(flags) | int(value_flags)
+    all_flags = flags | value_flags
     row = (
         _HEADER.pack(
             all_flags, mode, len(values), _STRIDES[len(values)], bytes_argument, threshold_ns

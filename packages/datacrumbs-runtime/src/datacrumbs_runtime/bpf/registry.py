@@ -41,7 +41,7 @@ from datacrumbs_runtime.schema.probe_file import (
 )
 
 STREAM_CATEGORY = "STDIO"
-_MODES = {"trace": Mode.TRACE, "profile": Mode.PROFILE, "off": Mode.OFF}
+_MODES = {"trace": int(Mode.TRACE), "profile": int(Mode.PROFILE)}
 _USDT_ENTRY = "__entry"
 _USDT_RETURN = "__return"
 
@@ -288,7 +288,7 @@ class _Builder:
             self._note_missing(category, name, cut)
             symbol = plain_symbol(name)
             flags = return_flags(category.returns.get(name))
-            index = self._add_row(category, name, values, symbol, int(flags))
+            index = self._add_row(category, name, values, symbol, flags)
             self._kprobes.append(KprobeTarget(index, name, symbol))
 
     def _add_uprobes(self, category: Category) -> None:
@@ -382,7 +382,7 @@ def _function_result(
     """Return name in the trace, flags, extra members, and the label that the result counts in."""
     stream = c_streams.stream_function(symbol)
     if stream is None:
-        return symbol, int(return_flags(returns)), "", None
+        return symbol, return_flags(returns), "", None
     shown_as = symbol
     if category == STREAM_CATEGORY:
         shown_as = c_streams.plain_name(symbol) or symbol
