@@ -7,7 +7,6 @@ from pathlib import Path
 
 from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category, plain_symbol
-
 from datacrumbs_utils.discovery import libraries, library_headers, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose
@@ -38,7 +37,9 @@ def choose_binary_functions(entry: Entry, machine: Machine, exclusions: Exclusio
         DatacrumbsError: A file that the entry names cannot be used.
     """
     choice = Choice(entry)
-    choice.path = libraries.locate((entry.binary_path if entry.type == "header" else entry.file) or "")
+    choice.path = libraries.locate(
+        (entry.binary_path if entry.type == "header" else entry.file) or ""
+    )
     declared = None
     if entry.type == "header":
         declared = _declared(entry, choice, machine)
@@ -144,7 +145,9 @@ def _signatures(
                 if signature is None:
                     continue
                 del open_names[function]
-                returns.setdefault(function, captured_name(signature.returns).removeprefix("const "))
+                returns.setdefault(
+                    function, captured_name(signature.returns).removeprefix("const ")
+                )
                 choice.signatures[function] = signature.text(plain_symbol(function))
                 if function not in arguments:
                     arguments[function] = prototypes.captured(

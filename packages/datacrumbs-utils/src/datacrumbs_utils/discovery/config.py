@@ -6,7 +6,6 @@ from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
-
 from datacrumbs_utils.discovery import entries, templates, yaml_nodes
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.problems import Position, Problem, Problems, nearest, raise_errors

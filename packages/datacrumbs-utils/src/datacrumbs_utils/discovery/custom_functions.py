@@ -6,7 +6,6 @@ from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Category
-
 from datacrumbs_utils.discovery import matching
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
-
-from datacrumbs_utils.discovery import prototypes, yaml_nodes
+from datacrumbs_utils.discovery import argument_lists
 from datacrumbs_utils.discovery.problems import Position, Problems, nearest
 from datacrumbs_utils.discovery.regex import Regex, RegexError, compile_regex
 from datacrumbs_utils.discovery.values import Values
@@ -64,7 +63,6 @@ ALL_KEYS = tuple(
         + tuple(key for keys in EXTRA_KEYS.values() for key in keys)
     )
 )
-ARGUMENT_KEYS = ("index", "num_bytes", "is_pointer", "label", "c_type", "path")
 MODES = ("trace", "profile")
 MAX_NAME_CHARACTERS = 128
 
@@ -84,7 +82,7 @@ class Entry:
         regex: Which candidates are meant; None: all.
         functions: Names that are meant, instead of a regex; empty: see ``regex``.
         exclude: Which of them are not.
-        file: Header, binary or BPF source; ``module:``, ``spack:`` and ``soname:`` not yet resolved.
+        file: Header, binary or BPF source; ``module:``, ``spack:``, ``soname:`` unresolved.
         include_offsets: Whether function names carry the symbol's value.
         binary_path: The ELF file, where ``file`` is something else.
         provider: USDT provider.
@@ -150,7 +148,7 @@ def parse(values: Values, problems: Problems) -> Entry | None:
         problems.error(key.position, f"unknown key {key.text}{nearest(key.text, ALL_KEYS)}")
     regex = _regex(values, problems)
     exclude = tuple(_regexes(values, "exclude", problems))
-    overrides = _function_arguments(values, problems)
+    overrides = argument_lists.function_arguments(values, problems)
     mode = values.choice("mode", MODES)
     if probe_word is None:
         return None
@@ -166,7 +164,7 @@ def parse(values: Values, problems: Problems) -> Entry | None:
         type=type_word,
         where=problems.where,
         position=values.position,
-        places={key.text: values.place(key.text) for key in values.keys()},
+        places={key.text: values.place(key.text) for key in values.given_keys()},
         regex=regex,
         functions=values.texts("functions"),
         exclude=exclude,
@@ -176,7 +174,7 @@ def parse(values: Values, problems: Problems) -> Entry | None:
         provider=values.text("provider"),
         headers=values.texts("headers"),
         function_arguments=overrides,
-        function_returns=_function_returns(values, problems),
+        function_returns=argument_lists.function_returns(values, problems),
         takes_arguments=values.flag("arguments", default=True),
         uses_spans=values.flag("spans", default=True),
         mode=mode,
@@ -203,9 +201,7 @@ def _name(values: Values, problems: Problems) -> str | None:
     return name
 
 
-def _type(
-    values: Values, probe_word: str, type_word: str | None, problems: Problems
-) -> str | None:
+def _type(values: Values, probe_word: str, type_word: str | None, problems: Problems) -> str | None:
     probe = PROBES[probe_word]
     possible = TYPES_OF_PROBE[probe]
     if type_word is None:
@@ -242,11 +238,9 @@ def _check_keys(
         if key not in values and not (key == "regex" and "functions" in values):
             problems.error(values.position, f"{key} is missing, {probe_word}/{type_word} needs it")
     meaningful = {*COMMON_KEYS, *KEYS_OF_TYPE[type_word], *EXTRA_KEYS.get((probe, type_word), ())}
-    for key in values.keys():
-        if key.text in ALL_KEYS and key.text not in meaningful:
-            problems.warning(
-                key.position, f"{key.text} means nothing for {probe_word}/{type_word}"
-            )
+    for given in values.given_keys():
+        if given.text in ALL_KEYS and given.text not in meaningful:
+            problems.warning(given.position, f"{given.text} means nothing for {probe_word}/{type_word}")
     if "regex" in values and "functions" in values:
         problems.error(values.place("functions"), "give either regex or functions, not both")
 
@@ -270,96 +264,3 @@ def _regexes(values: Values, key: str, problems: Problems) -> list[Regex]:
         except RegexError as error:
             problems.error(values.place(key), str(error))
     return found
-
-
-def _function_arguments(
-    values: Values, problems: Problems
-) -> dict[str, tuple[Argument, ...]]:
-    node = values.node("function_arguments")
-    if node is None:
-        return {}
-    if not isinstance(node, yaml_nodes.Mapping):
-        problems.error(node.position, "function_arguments must map functions to argument lists")
-        return {}
-    result = {}
-    for function, arguments in node.entries:
-        if not isinstance(arguments, yaml_nodes.Sequence):
-            problems.error(arguments.position, f"the arguments of {function.text} must be a list")
-            continue
-        result[function.text] = _arguments(arguments, values, problems)
-    return result
-
-
-def _function_returns(values: Values, problems: Problems) -> dict[str, str]:
-    node = values.node("function_returns")
-    if node is None:
-        return {}
-    if not isinstance(node, yaml_nodes.Mapping):
-        problems.error(node.position, "function_returns must map functions to C types")
-        return {}
-    result = {}
-    for function, c_type in node.entries:
-        if isinstance(c_type, yaml_nodes.Scalar) and c_type.text.strip():
-            result[function.text] = prototypes.return_type(c_type.text)
-        else:
-            problems.error(c_type.position, f"the result of {function.text} must be a C type")
-    return result
-
-
-def _arguments(
-    node: yaml_nodes.Sequence, values: Values, problems: Problems
-) -> tuple[Argument, ...]:
-    found: list[Argument] = []
-    index = 0
-    for item in node.items:
-        if isinstance(item, yaml_nodes.Scalar):
-            text = item.text.strip()
-            if text in prototypes.SKIPPED:
-                index += 1
-                continue
-            try:
-                argument = prototypes.parse_argument(text, index)
-            except prototypes.PrototypeError as error:
-                problems.error(item.position, str(error))
-                continue
-            if argument is None:
-                continue
-        elif isinstance(item, yaml_nodes.Mapping):
-            argument = _argument(Values(item, values.variables, problems), index, problems)
-            if argument is None:
-                continue
-        else:
-            problems.error(item.position, "an argument is a declaration or a mapping")
-            continue
-        if argument.index < prototypes.MAX_ARGUMENTS or argument.path:
-            found.append(argument)
-        index = argument.index + 1
-    return prototypes.overridden(found)
-
-
-def _argument(values: Values, index: int, problems: Problems) -> Argument | None:
-    for key in values.unknown_keys(ARGUMENT_KEYS):
-        problems.error(key.position, f"unknown key {key.text}{nearest(key.text, ARGUMENT_KEYS)}")
-    label, c_type = values.text("label"), values.text("c_type")
-    if label is None or c_type is None:
-        problems.error(values.position, "an argument needs label and c_type")
-        return None
-    is_pointer = values.flag("is_pointer", default="*" in c_type)
-    num_bytes = values.number("num_bytes")
-    if num_bytes is None:
-        num_bytes = prototypes.POINTER_BYTES if is_pointer else prototypes.type_bytes(c_type)
-    if num_bytes is None:
-        problems.error(values.position, f"num_bytes is missing: the size of {c_type} is not known")
-        return None
-    if num_bytes not in (1, 2, 4, 8):
-        problems.error(values.place("num_bytes"), "num_bytes must be 1, 2, 4 or 8")
-        return None
-    given = values.number("index")
-    return Argument(
-        index if given is None else given,
-        num_bytes,
-        is_pointer,
-        label,
-        c_type,
-        values.text("path") or "",
-    )

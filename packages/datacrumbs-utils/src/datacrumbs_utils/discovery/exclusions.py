@@ -1,4 +1,4 @@
-"""Lists of functions that must not be probed, kept beside the installation: probes-exclusion-*.json.
+"""Lists of functions that must not be probed: probes-exclusion-*.json of an installation.
 
 The file is a JSON array; each element names a group by its ``type`` and ``name`` and lists
 ``functions``. Anything else in an element, as left by copying from a probe file, is ignored.
@@ -13,7 +13,6 @@ from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import ProbeType, plain_symbol
-
 from datacrumbs_utils.discovery.entries import PROBES, Entry
 
 MAX_FILE_BYTES = 16 << 20

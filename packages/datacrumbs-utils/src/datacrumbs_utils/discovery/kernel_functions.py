@@ -7,13 +7,13 @@ from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category
-
 from datacrumbs_utils.discovery import btf, kernel_headers, libraries, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
+from datacrumbs_utils.discovery.syscall_prototypes import kernel_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def choose_syscalls(entry: Entry, machine: Machine, exclusions: Exclusions) -> C
             candidates = {
                 name: candidate
                 for name, candidate in candidates.items()
-                if name in names or btf.kernel_name(name) in names
+                if name in names or kernel_name(name) in names
             }
             choice.remarks.append(f"{len(names)} system calls are declared in {choice.path}")
         else:
@@ -156,9 +156,7 @@ def _arguments(choice: Choice, names: tuple[str, ...]) -> dict[str, tuple[Argume
         described = {}
     # Texts are read from the memory of the process. The kernel's own strings are elsewhere, so
     # that a "const char *" of a kernel function is an address and nothing more.
-    found = {
-        name: prototypes.addresses_only(arguments) for name, arguments in described.items()
-    }
+    found = {name: prototypes.addresses_only(arguments) for name, arguments in described.items()}
     used = {name: overrides[name] for name in names if name in overrides}
     choice.arguments_from["BTF"] = len(found)
     if used:

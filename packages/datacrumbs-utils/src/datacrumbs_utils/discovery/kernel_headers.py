@@ -11,27 +11,32 @@ from pathlib import PurePath
 from datacrumbs_utils.discovery.regex import Regex, compile_regex
 
 KNOWN = {
-    "pagemap.h": r"__?(filemap|folio_(lock|unlock|wait|end)|page_cache|readahead|lock_page|unlock_page"
-    r"|find_get|find_lock|delete_from|add_to|replace_page|mapping|pagecache|read_cache|grab_cache"
-    r"|wait_on_page|end_page|invalidate)_.*"
-    r"|(filemap|folio_(lock|unlock|wait|end)|page_cache|find_(get|lock)|delete_from_page_cache"
-    r"|add_to_page_cache|replace_page_cache|pagecache|read_cache|grab_cache_page|mapping_(read|seek|set|evict)"
-    r"|filemap|lock_page|unlock_page|wait_on_page|end_page|readahead_(expand|gfp)"
-    r"|invalidate_(mapping|inode|remote)|write_inode_now|filemap_).*",
-    "shmem_fs.h": r"_*(shmem|shmem_fs|vma_is_shmem|vma_is_anon_shmem)_?.*",
+    "pagemap.h": (
+        r"_*(filemap|page_cache|pagecache|readahead|folio_(lock|unlock|wait|end|mapping|add)"
+        r"|find_get|find_lock|read_cache|grab_cache|delete_from_page_cache|add_to_page_cache"
+        r"|replace_page_cache|mapping_(read|seek|set|evict)|lock_page|unlock_page|wait_on_page"
+        r"|end_page|invalidate_(mapping|inode|remote))_?.*"
+    ),
+    "shmem_fs.h": r"_*(shmem|vma_is_(anon_)?shmem)_?.*",
     "fscache.h": r"_*(fscache|netfs)_.*",
-    "fs.h": r"_*(vfs|generic_file|generic_write|generic_read|simple|inode|file|iterate|kernel_(read|write)"
-    r"|do_(splice|fallocate)|noop_fsync|sync_file)_?.*",
+    "fs.h": (
+        r"_*(vfs|generic_file|generic_write|generic_read|simple|inode|file|iterate"
+        r"|kernel_(read|write)|do_(splice|fallocate)|noop_fsync|sync_file)_?.*"
+    ),
     "blkdev.h": r"_*(blk|blkdev|submit_bio|bdev)_.*",
     "bio.h": r"_*bio_.*|submit_bio.*",
     "iomap.h": r"_*iomap_.*",
-    "writeback.h": r"_*(wb|writeback|write_cache_pages|balance_dirty|sync_inode|wakeup_flusher)_?.*",
+    "writeback.h": (
+        r"_*(wb|writeback|write_cache_pages|balance_dirty|sync_inode|wakeup_flusher)_?.*"
+    ),
     "jbd2.h": r"_*jbd2_.*",
     "mm.h": r"_*(handle_mm_fault|do_(mmap|munmap|fault)|vm_|filemap_|truncate_|unmap_mapping).*",
     "namei.h": r"_*(kern_path|user_path|lookup|follow|path|vfs_path|done_path)_.*",
     "nfs_fs.h": r"_*nfs[0-9]?_.*",
-    "buffer_head.h": r"_*(bh|block|buffer|submit_bh|sync_dirty|write_dirty|mark_buffer|generic_cont"
-    r"|cont_write|ll_rw)_.*",
+    "buffer_head.h": (
+        r"_*(bh|block|buffer|submit_bh|sync_dirty|write_dirty|mark_buffer|generic_cont"
+        r"|cont_write|ll_rw)_.*"
+    ),
     "splice.h": r"_*(splice|vmsplice|do_splice|copy_splice|filemap_splice).*",
     "swap.h": r"_*(swap|swapin|swapout|lru|folio_(add|mark))_.*",
     "mount.h": r"_*(mnt|vfs_(kern_)?mount|mount)_.*",

@@ -4,11 +4,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_LIBC = (
+    "stdio.h",
+    "unistd.h",
+    "fcntl.h",
+    "stdlib.h",
+    "string.h",
+    "dirent.h",
+    "sys/stat.h",
+    "sys/mman.h",
+    "sys/uio.h",
+    "sys/sendfile.h",
+    "sys/xattr.h",
+)
 # First match counts; the name is the start of the library's file name.
 USUAL = {
-    "libc.so": ("stdio.h", "unistd.h", "fcntl.h", "stdlib.h", "string.h", "dirent.h")
-    + ("sys/stat.h", "sys/mman.h", "sys/uio.h", "sys/sendfile.h", "sys/xattr.h"),
-    "libc-": ("stdio.h", "unistd.h", "fcntl.h", "sys/stat.h", "sys/mman.h", "sys/uio.h"),
+    "libc.so": _LIBC,
+    "libc-": _LIBC,
     "libm.so": ("math.h",),
     "libmpi.so": ("mpi.h",),
     "libhdf5_hl": ("hdf5_hl.h",),

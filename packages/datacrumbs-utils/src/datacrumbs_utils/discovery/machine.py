@@ -4,7 +4,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from datacrumbs_runtime.schema.probe_file import Argument
-
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.tracepoints import KernelTracepoints
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from datacrumbs_runtime.schema.probe_file import ProbeType, plain_symbol
-
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions

@@ -49,6 +49,7 @@ _DECLARATION = re.compile(r"\s*([A-Za-z_][\w\s*]*?)\s*((?:\[[^\]]*\]\s*)*)$")
 _QUALIFIERS = frozenset({"const", "volatile", "restrict", "__restrict", "register", "struct"})
 _DROPPED = _QUALIFIERS - {"struct"}
 _TYPE_WORDS = frozenset({"unsigned", "signed", "long", "short", "int", "char", "const", "struct"})
+_NO_LABELS = _TYPE_WORDS | _QUALIFIERS | {"*"}
 
 
 class PrototypeError(ValueError):
@@ -94,9 +95,9 @@ def parse_argument(declaration: str, index: int) -> Argument | None:
         raise PrototypeError(f"{declaration!r} is not a declaration such as 'const char *path'")
     words = re.findall(r"\w+|\*", match[1])
     label = f"arg{index}"
-    if len(words) > 1 and words[-1] != "*" and words[-1] not in _TYPE_WORDS | _QUALIFIERS:
-        if words[-2] not in ("enum", "struct", "union"):
-            label = words.pop()
+    named = len(words) > 1 and words[-1] not in _NO_LABELS
+    if named and words[-2] not in ("enum", "struct", "union"):
+        label = words.pop()
     stars = "*" * (words.count("*") + bool(match[2]))
     c_type = " ".join([*(word for word in words if word != "*"), *([stars] if stars else [])])
     base = _base_type(c_type)
@@ -147,8 +148,12 @@ def addresses_only(
 def overridden(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
     """Drop ``const`` from arguments that a configuration declares; its ``char *`` are texts."""
     return tuple(
-        replace(argument, c_type="char *" if _is_character_pointer(argument.c_type) else
-                _without_qualifiers(argument.c_type))
+        replace(
+            argument,
+            c_type="char *"
+            if _is_character_pointer(argument.c_type)
+            else _without_qualifiers(argument.c_type),
+        )
         for argument in arguments
     )
 
@@ -179,4 +184,7 @@ def _without_qualifiers(c_type: str) -> str:
 
 
 def _is_character_pointer(c_type: str) -> bool:
-    return re.fullmatch(r"(const\s+)?(char|__s8)(\s+const)?\s*\*\s*(const|restrict|\s)*", c_type) is not None
+    return (
+        re.fullmatch(r"(const\s+)?(char|__s8)(\s+const)?\s*\*\s*(const|restrict|\s)*", c_type)
+        is not None
+    )

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datacrumbs_runtime.schema.probe_file import Category
-
 from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.entries import PROBES
 

@@ -18,7 +18,6 @@ from datacrumbs_runtime.schema.probe_file import (
     ProbeType,
     Summary,
 )
-
 from datacrumbs_utils.discovery import matching, report
 from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.config import HostConfig
@@ -144,7 +143,8 @@ def _choose(
         _note_empty(entry, choice, problems)
     elif not choice.chosen:
         reasons = {**choice.excluded, **choice.refused}
-        text = f"{entry.name}: none of {len(reasons)} functions is left: {next(iter(reasons.values()))}"
+        first = next(iter(reasons.values()))
+        text = f"{entry.name}: none of {len(reasons)} functions is left: {first}"
         choice.remarks.append(text)
         if not entry.is_optional:
             problems.append(Problem(entry.where, entry.position, text, is_error=False))

@@ -6,7 +6,6 @@ from importlib import resources
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError, UsageError
-
 from datacrumbs_utils.discovery import config
 from datacrumbs_utils.discovery.config import HostConfig
 from datacrumbs_utils.discovery.entries import Entry
@@ -79,7 +78,9 @@ def _one(
 ) -> HostConfig:
     if name in names():
         file = resources.files("datacrumbs_utils") / "data" / "probe-sets" / f"{name}.yaml"
-        built_in = config.parse(file.read_text("utf-8"), name, {} if variables is None else variables)
+        built_in = config.parse(
+            file.read_text("utf-8"), name, {} if variables is None else variables
+        )
         entries = tuple(dataclasses.replace(entry, is_optional=True) for entry in built_in.entries)
         return with_includes(dataclasses.replace(built_in, entries=entries), variables, depth)
     path = Path(name)

@@ -225,4 +225,6 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
 }
 # Arguments that say nothing to people: their address is not shown.
-SILENT = frozenset({"request_queue", "bdi_writeback", "io_ring_ctx", "block_device", "io_uring_cqe"})
+SILENT = frozenset(
+    {"request_queue", "bdi_writeback", "io_ring_ctx", "block_device", "io_uring_cqe"}
+)

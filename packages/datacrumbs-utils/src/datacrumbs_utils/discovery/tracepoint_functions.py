@@ -1,7 +1,6 @@
 """Entries about tracepoints of the kernel: spans where two belong together, instants otherwise."""
 
 from datacrumbs_runtime.schema.probe_file import Category
-
 from datacrumbs_utils.discovery import matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from datacrumbs_runtime.schema.probe_file import Argument, Span
-
 from datacrumbs_utils.discovery import btf, member_paths, spans
 from datacrumbs_utils.discovery.btf_types import KIND_FUNC, KIND_TYPEDEF, TypeTable
 from datacrumbs_utils.discovery.signatures import Kind, captured_name

@@ -2,7 +2,6 @@
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Category, UsdtPoint
-
 from datacrumbs_utils.discovery import libraries, matching
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose

@@ -29,14 +29,14 @@ class Values:
     def __contains__(self, key: str) -> bool:
         return self.node(key) is not None
 
-    def keys(self) -> tuple[yaml_nodes.Scalar, ...]:
+    def given_keys(self) -> tuple[yaml_nodes.Scalar, ...]:
         """Return the keys in the order of the file."""
         return tuple(key for key, _ in self._by_key.values())
 
     def unknown_keys(self, known: Iterable[str]) -> tuple[yaml_nodes.Scalar, ...]:
         """Return the keys that are not among ``known``."""
         known_keys = frozenset(known)
-        return tuple(key for key in self.keys() if key.text not in known_keys)
+        return tuple(key for key in self.given_keys() if key.text not in known_keys)
 
     def node(self, key: str) -> yaml_nodes.Node | None:
         """Return the value as it is in the tree; None if it is missing or null."""

@@ -7,7 +7,7 @@ alias written out, no larger than :data:`MAX_NODES` nodes and no deeper than :da
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 import yaml
 
@@ -50,7 +50,7 @@ class Mapping:
     position: Position
 
 
-Node = Union[Scalar, Sequence, Mapping]
+Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 class _Bound(Exception):  # noqa: N818 - not an error of its own, carried to compose()
@@ -163,4 +163,6 @@ class _Composer:
 
 def _position(event: yaml.Event) -> Position:
     mark = event.start_mark
+    if mark is None:
+        return Position(1, 1)
     return Position(mark.line + 1, mark.column + 1)
