@@ -290,16 +290,16 @@ static __always_inline void name_of_file(struct dc_name *name_of, __u64 file)
 static __always_inline __u64 file_of_descriptor(__u32 descriptor)
 {
 	__u64 files = (__u64)READ(bpf_get_current_task_btf(), task_struct, files);
-	__u64 table, slots, file = 0;
+	__u64 table, slot;
 
 	if (!files)
 		return 0;
 	table = (__u64)READ(files, files_struct, fdt);
 	if (!table || descriptor >= READ(table, fdtable, max_fds))
 		return 0;
-	slots = (__u64)READ(table, fdtable, fd) + descriptor * sizeof(void *);
-	bpf_probe_read_kernel(&file, sizeof(file), (const void *)slots);
-	return file;
+	/* a pointer at offset 0 is what both have: the table's slot and struct path */
+	slot = (__u64)READ(table, fdtable, fd) + descriptor * sizeof(void *);
+	return (__u64)READ(slot, path, mnt);
 }
 
 #endif /* DATACRUMBS_FILES_BPF_H */
