@@ -106,10 +106,7 @@ class KernelTypes:
             KernelError: There is no such tracepoint, argument or member on this kernel, or it is
                 nothing that fits into one integer, or it is too far away.
         """
-        prototype = self._prototype(tracepoint)
-        if prototype is None:
-            raise KernelError(f"tracepoint {tracepoint}: this kernel has none of that name")
-        types, arguments = prototype
+        types, arguments = self._known(tracepoint)
         if argument >= len(arguments):
             raise KernelError(
                 f"tracepoint {tracepoint}: no argument {argument}, it has {len(arguments)}"
@@ -118,6 +115,12 @@ class KernelTypes:
             return _follow(types, arguments[argument], path)
         except KernelError as error:
             raise KernelError(f"tracepoint {tracepoint}: {argument}{path}: {error}") from None
+
+    def _known(self, tracepoint: str) -> tuple[Btf, tuple[int, ...]]:
+        prototype = self._prototype(tracepoint)
+        if prototype is None:
+            raise KernelError(f"tracepoint {tracepoint}: this kernel has none of that name")
+        return prototype
 
     def _prototype(self, name: str) -> tuple[Btf, tuple[int, ...]] | None:
         if name not in self._prototypes:

@@ -32,6 +32,7 @@ SYSCALL_RENAMES = 0x8000
 # Programs that follow processes; every run has them.
 PROCESS_PROGRAMS = ("dc_fork", "dc_exec", "dc_exit", "dc_task_rename")
 _PROFILE_BATCH = 4096
+_MODE_OFFSET: int = layout.Function.mode.offset  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +279,8 @@ class Loaded:
 
     def set_mode(self, function: int, mode: layout.Mode) -> None:
         """Change whether calls of a function are traced, counted or ignored, from now on."""
-        offset = function * self._object.maps["functions"].value_bytes + layout.Function.mode.offset
-        self._memory["functions"][offset] = int(mode)
+        row = function * self._object.maps["functions"].value_bytes
+        self._memory["functions"][row + _MODE_OFFSET] = int(mode)
 
     def losses(self) -> tuple[int, ...]:
         """Return the counters of enum dc_loss, summed over the CPUs."""

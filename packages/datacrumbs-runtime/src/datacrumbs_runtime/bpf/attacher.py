@@ -1,0 +1,168 @@
+"""Attaching everything that a run records, by the best ways that this kernel has."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from datacrumbs_runtime.bpf import attach_kprobes, attach_tracepoints, attach_uprobes
+from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
+from datacrumbs_runtime.bpf.features import Tier, best_tier, refusal, tiers_of
+from datacrumbs_runtime.bpf.links import Links
+from datacrumbs_runtime.bpf.loader import PROCESS_PROGRAMS, Loaded
+from datacrumbs_runtime.bpf.registry import Registry
+from datacrumbs_runtime.errors import KernelError
+
+logger = logging.getLogger(__name__)
+
+SYSCALLS_TIER = "tp_btf"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which programs are loaded for a run, and how they will be attached.
+
+    Attributes:
+        registry: What is recorded.
+        client_libraries: Files with ``datacrumbs_start`` and ``datacrumbs_stop``, by which
+            processes register themselves.
+        programs: The programs to load, with the attach type of those that can have several.
+        uprobe_tier: How functions of user space are attached; None: there are none, or it cannot.
+        kprobe_tiers: How functions of the kernel are attached, best first.
+        tracepoint_tier: How tracepoints are attached; None: there are none, or it cannot.
+        refusals: Why a kind of probe cannot be attached at all.
+    """
+
+    registry: Registry
+    client_libraries: Sequence[str]
+    programs: Mapping[str, int | None]
+    uprobe_tier: Tier | None
+    kprobe_tiers: Sequence[Tier]
+    tracepoint_tier: Tier | None
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(
+    registry: Registry, client_libraries: Sequence[str] = (), max_tier: str | None = None
+) -> Plan:
+    """Ask the kernel what it can do and choose the programs to load.
+
+    Args:
+        registry: What is to be recorded.
+        client_libraries: Files by whose functions processes register themselves.
+        max_tier: Tiers above which nothing is tried, separated by commas.
+
+    Raises:
+        KernelError: ``max_tier`` names no tier.
+    """
+    programs: dict[str, int | None] = dict.fromkeys(PROCESS_PROGRAMS)
+    refusals: dict[str, str] = {}
+
+    def best_or_none(kind: str, is_wanted: bool) -> Tier | None:
+        tiers_of(kind, max_tier)
+        if not is_wanted:
+            return None
+        try:
+            return best_tier(kind, max_tier)
+        except KernelError as error:
+            refusals[kind] = str(error)
+            return None
+
+    if registry.syscalls:
+        programs |= dict.fromkeys(attach_tracepoints.SYSCALL_PROGRAMS)
+    uprobe = best_or_none("uprobe", bool(registry.uprobes or registry.usdt or client_libraries))
+    if uprobe is not None:
+        if registry.uprobes:
+            programs |= attach_uprobes.programs_of(uprobe)
+        if registry.usdt:
+            programs |= attach_uprobes.pair_programs_of(uprobe)
+        if client_libraries:
+            programs |= attach_uprobes.registration_programs_of(uprobe)
+    kprobe = best_or_none("kprobe", bool(registry.kprobes))
+    kprobes: list[Tier] = []
+    if kprobe is not None:
+        kprobes = [kprobe]
+        # Perf events take what other tiers do not.
+        if kprobe is not Tier.KPROBE_PERF and refusal(Tier.KPROBE_PERF) is None:
+            kprobes.append(Tier.KPROBE_PERF)
+        programs |= attach_kprobes.programs_of(kprobe)
+    tracepoint = best_or_none("tracepoint", bool(registry.tracepoints))
+    if tracepoint is not None:
+        programs |= attach_tracepoints.programs_of(tracepoint, registry.tracepoints)
+    return Plan(registry, client_libraries, programs, uprobe, tuple(kprobes), tracepoint, refusals)
+
+
+def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
+    """Attach everything; a function that cannot be attached stops no other.
+
+    Args:
+        loaded: The programs of the plan.
+        links: Take over what is attached.
+        chosen: What :func:`plan` returned.
+
+    Raises:
+        AttachError: What every run needs cannot be attached.
+    """
+    begin_ns = time.monotonic_ns()
+    registry = chosen.registry
+    refusals: dict[int, str] = {}
+    unregistrable: dict[str, str] = {}
+    tiers: dict[str, str] = {}
+    attach_tracepoints.attach_fixed(loaded, links, syscalls=bool(registry.syscalls))
+    if registry.syscalls:
+        tiers["syscalls"] = SYSCALLS_TIER
+    if chosen.uprobe_tier is not None:
+        tier = chosen.uprobe_tier
+        tiers["uprobe"] = tier.value
+        unregistrable = attach_uprobes.attach_registration(
+            loaded, links, tier, chosen.client_libraries
+        )
+        refusals |= attach_uprobes.attach_functions(loaded, links, tier, registry.uprobes)
+        if registry.usdt:
+            refusals |= attach_uprobes.attach_usdt(loaded, links, tier, registry.usdt)
+    else:
+        missing = {one.index for one in registry.uprobes} | {one.index for one in registry.usdt}
+        refusals |= dict.fromkeys(missing, chosen.refusals.get("uprobe", ""))
+        unregistrable = dict.fromkeys(chosen.client_libraries, chosen.refusals.get("uprobe", ""))
+    if chosen.kprobe_tiers:
+        tiers["kprobe"] = chosen.kprobe_tiers[0].value
+        refusals |= attach_kprobes.attach_functions(
+            loaded, links, chosen.kprobe_tiers, registry.kprobes
+        )
+    else:
+        missing = {target.index for target in registry.kprobes}
+        refusals |= dict.fromkeys(missing, chosen.refusals.get("kprobe", ""))
+    if chosen.tracepoint_tier is not None:
+        tiers["tracepoint"] = chosen.tracepoint_tier.value
+        refusals |= attach_tracepoints.attach_chosen(
+            loaded, links, chosen.tracepoint_tier, registry.tracepoints
+        )
+    else:
+        missing = {target.function for target in registry.tracepoints}
+        refusals |= dict.fromkeys(missing, chosen.refusals.get("tracepoint", ""))
+    report = _report(registry, refusals, unregistrable, tiers, time.monotonic_ns() - begin_ns)
+    logger.info("attached %d of %d functions", report.attached, report.requested)
+    return report
+
+
+def _report(
+    registry: Registry,
+    refusals: Mapping[int, str],
+    unregistrable: Mapping[str, str],
+    tiers: Mapping[str, str],
+    duration_ns: int,
+) -> AttachReport:
+    failures = [AttachFailure(*refused) for refused in registry.refused]
+    for index, reason in sorted(refusals.items()):
+        function = registry.functions[index]
+        failures.append(AttachFailure(function.category, function.name, reason))
+    failures += [
+        AttachFailure("registration", library, reason) for library, reason in unregistrable.items()
+    ]
+    return AttachReport(
+        requested=len(registry.functions) + len(registry.refused),
+        attached=len(registry.functions) - len(refusals),
+        failures=tuple(failures),
+        tiers=tiers,
+        duration_ns=duration_ns,
+    )
