@@ -213,6 +213,10 @@ INVALID: dict[str, tuple[Edit, str]] = {
         category(KPROBE, functions=["a\nb"]),
         r"functions: 'a\nb' has characters that cannot be printed",
     ),
+    "kernel function with a space": (
+        category(KPROBE, functions=["vfs_read p:x"]),
+        "functions: vfs_read p:x is not a name in the kernel",
+    ),
     "function twice": (category(KPROBE, functions=["a", "b", "b"]), "functions: b is there twice"),
     "offset missing": (
         category(LIBC, functions=["read"]),

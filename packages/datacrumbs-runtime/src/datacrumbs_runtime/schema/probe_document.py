@@ -78,6 +78,9 @@ _KEY_TYPES = {
     "spans": (ProbeType.TRACEPOINT,),
     "plugin": (ProbeType.CUSTOM,),
 }
+# Their names are written into files of the kernel.
+_KERNEL_TYPES = (ProbeType.SYSCALLS, ProbeType.KPROBE, ProbeType.TRACEPOINT)
+_KERNEL_NAME = re.compile(r"[A-Za-z0-9_.$:/]+")
 _BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 _PLUGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -175,6 +178,10 @@ def _category(entry: Any, where: str, arguments: "_ArgumentReader") -> Category:
             fail(where, key, f"has no meaning for {probe_type.name.lower()} probes")
     include_offsets = flag(entry, "include_offsets", where)
     functions = _functions(entry.get("functions"), where, include_offsets)
+    if probe_type in _KERNEL_TYPES:
+        for function in functions:
+            if not _KERNEL_NAME.fullmatch(function):
+                fail(where, "functions", f"{shown(function)} is not a name in the kernel")
     known = frozenset(functions)
     binary_path = _binary_path(entry, where, probe_type)
     mode = optional_text(entry, "mode", where)

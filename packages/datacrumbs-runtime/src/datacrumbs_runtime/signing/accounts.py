@@ -1,0 +1,236 @@
+"""Doing things as another user: root never opens a path that a user chose with root's rights."""
+
+import ctypes
+import errno
+import json
+import os
+import pwd
+import resource
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from datacrumbs_runtime.errors import DatacrumbsError, SigningError
+
+_PR_SET_DUMPABLE = 4
+_CPU_LIMIT_S = 20
+_ANSWER_LIMIT_BYTES = 16 << 20
+_DONE, _REFUSED, _BROKEN = b"\0", b"\1", b"\2"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user with the rights that a process of his has.
+
+    Attributes:
+        uid: Numeric user id.
+        gid: Numeric id of the group.
+        groups: Numeric ids of all supplementary groups.
+        user: Name of the user; the decimal uid where it has no name.
+    """
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    user: str
+
+    @property
+    def all_groups(self) -> frozenset[int]:
+        """The group and the supplementary groups."""
+        return frozenset((self.gid, *self.groups))
+
+
+def account_of_uid(uid: int) -> Account:
+    """Look up a user with the groups that a login of his would have.
+
+    Raises:
+        SigningError: The uid has no entry in the user database.
+    """
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        raise SigningError(f"uid {uid}: no such user") from None
+    return Account(
+        uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)), entry.pw_name
+    )
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the decimal uid if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def become(account: Account) -> None:
+    """Take on a user's rights for good, all threads that will be included.
+
+    Afterwards nobody but root can look into this process, not even the user himself.
+    """
+    if os.geteuid() == 0:
+        os.setgroups(account.groups)
+        os.setresgid(account.gid, account.gid, account.gid)
+        os.setresuid(account.uid, account.uid, account.uid)
+    if os.geteuid() != account.uid:
+        raise SigningError(f"only root can act as {account.user}")
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def run_as_user(account: Account, task: Callable[[], bytes], *, timeout_s: float) -> bytes:
+    """Run a function in a child process with a user's rights and return what it returned.
+
+    Args:
+        account: Whose rights.
+        task: The function; it runs in a copy of this process and changes nothing here.
+        timeout_s: After this time the child is killed: a path may hang in a dead file system.
+
+    Raises:
+        DatacrumbsError: What the function raised, with message and hint, as a SigningError; or
+            it took too long or was killed.
+    """
+    answer_fd, child_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(answer_fd)
+        _child(account, task, child_fd)
+    os.close(child_fd)
+    try:
+        answer = _read_until_closed(answer_fd, time.monotonic() + timeout_s)
+    finally:
+        os.close(answer_fd)
+        _end(pid)
+    if answer[:1] == _DONE:
+        return answer[1:]
+    if answer[:1] == _REFUSED:
+        message, hint = json.loads(answer[1:])
+        raise SigningError(message, hint=hint)
+    raise SigningError(f"a check as {account.user} was cut off")
+
+
+def open_as_user(account: Account, path: str, *, timeout_s: float = 10.0) -> int:
+    """Open a regular file for reading with a user's rights.
+
+    Returns:
+        The descriptor, which belongs to the caller. That file is what was checked: use it, and
+        not the path again.
+
+    Raises:
+        SigningError: The user may not read it, or it is not a regular file.
+    """
+    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def task() -> bytes:
+        fd = open_regular_file(path)
+        socket.send_fds(childs, [b"f"], [fd])
+        return b""
+
+    with ours, childs:
+        run_as_user(account, task, timeout_s=timeout_s)
+        ours.setblocking(False)
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        os.set_inheritable(fds[0], False)
+        return fds[0]
+
+
+def open_regular_file(path: str) -> int:
+    """Open a file for reading without ever waiting for it, as a FIFO would make us.
+
+    Returns:
+        The descriptor, which belongs to the caller.
+
+    Raises:
+        SigningError: It cannot be read, or is not a regular file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SigningError(f"{_shown(path)}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise SigningError(f"{_shown(path)}: not a regular file")
+    return fd
+
+
+def read_bounded(fd: int, where: str, max_bytes: int) -> bytes:
+    """Read a descriptor to its end.
+
+    Raises:
+        SigningError: There are more than ``max_bytes``, or reading failed.
+    """
+    parts = []
+    left = max_bytes + 1
+    try:
+        while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        raise SigningError(f"{where}: {error.strerror}") from error
+    if left <= 0:
+        raise SigningError(f"{where}: larger than {max_bytes} bytes")
+    return b"".join(parts)
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else ascii(path)
+
+
+def _child(account: Account, task: Callable[[], bytes], fd: int) -> NoReturn:
+    status = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_LIMIT_S, _CPU_LIMIT_S))
+        try:
+            become(account)
+            os.chdir("/")
+            answer = _DONE + task()
+        except DatacrumbsError as error:
+            answer = _REFUSED + json.dumps([str(error), error.hint]).encode()
+        view = memoryview(answer)
+        while view:
+            view = view[os.write(fd, view) :]
+        status = 0
+    finally:
+        # Nothing of the parent's may run here: no cleanup, no second copy of buffered output.
+        os._exit(status)
+
+
+def _read_until_closed(fd: int, deadline: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    poll = select.poll()
+    poll.register(fd, select.POLLIN | select.POLLHUP)
+    while size <= _ANSWER_LIMIT_BYTES:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not poll.poll(left_s * 1000):
+            raise SigningError("a file took too long to open", hint=os.strerror(errno.ETIMEDOUT))
+        part = os.read(fd, 1 << 16)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        size += len(part)
+    return b""
+
+
+def _end(pid: int) -> None:
+    """Kill and reap a child; one that hangs in the kernel is left to whoever inherits it."""
+    deadline = time.monotonic() + 0.2
+    while True:
+        done, _ = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return
+        if time.monotonic() > deadline:
+            break
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.0005)

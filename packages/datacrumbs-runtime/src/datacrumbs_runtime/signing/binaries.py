@@ -1,0 +1,254 @@
+"""Are the binaries of a probe file what it says, and may its user read them?
+
+A uprobe is planted in the file, for every process that maps it: one in the middle of an
+instruction, or a semaphore at an invented place, would break the programs of everybody. So each
+offset must be one that the binary itself names.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from datacrumbs_runtime.errors import SigningError
+from datacrumbs_runtime.schema.probe_file import (
+    Category,
+    ProbeFile,
+    ProbeType,
+    plain_symbol,
+    symbol_value,
+)
+from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_as_user
+from datacrumbs_runtime.signing.elf_facts import (
+    EM_AARCH64,
+    EM_X86_64,
+    ElfFacts,
+    UsdtPlace,
+)
+
+MAX_BINARIES = 512
+# Placement steps over a few instructions at most.
+MAX_PLACEMENT_BYTES = 128
+DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
+
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryFacts:
+    """What was found behind the path of a category.
+
+    Attributes:
+        real_path: Where the path led to.
+        build_id: The file's build id in hex, or None if it has none.
+    """
+
+    real_path: str
+    build_id: str | None
+
+
+def check_binaries(
+    probe_file: ProbeFile, account: Account, *, timeout_s: float = 10.0
+) -> dict[int, BinaryFacts]:
+    """Open every binary of a probe file as its user and compare what the probe file says of it.
+
+    Returns:
+        What was found, by position of the category; categories without a binary are left out.
+
+    Raises:
+        SigningError: The user may not read a binary, it is no ELF file, its build id is another,
+            or an offset is none at which a probe may be.
+    """
+    paths = {category.binary_path for category in probe_file.categories if category.binary_path}
+    if not paths:
+        return {}
+    if len(paths) > MAX_BINARIES:
+        raise SigningError(f"{len(paths)} binaries are more than {MAX_BINARIES}")
+    answer = run_as_user(
+        account, lambda: json.dumps(_facts(probe_file)).encode(), timeout_s=timeout_s
+    )
+    facts: dict[str, Any] = json.loads(answer)
+    return {
+        int(position): BinaryFacts(real_path, build_id)
+        for position, (real_path, build_id) in facts.items()
+    }
+
+
+def check_build_id(category: Category, fd: int) -> None:
+    """Check that an open binary is the one that a category was made for.
+
+    For use just before attaching, with the descriptor that is attached to: the file behind a path
+    may have been replaced since the probe file was signed.
+
+    Args:
+        category: A category with a ``binary_path``. Without a ``build_id`` nothing is checked.
+        fd: The binary, open for reading; stays the caller's.
+
+    Raises:
+        SigningError: It is another build, or no ELF file.
+    """
+    where = f"{category.name}: {category.binary_path}"
+    if category.build_id is not None:
+        _compare_build_id(category, ElfFacts(fd, where).build_id(), where)
+
+
+def _compare_build_id(category: Category, actual: str | None, where: str) -> None:
+    if category.build_id is not None and category.build_id != actual:
+        raise SigningError(
+            f"{where}: was changed since the probe file was made: its build id is "
+            f"{actual or 'missing'}, not {category.build_id}",
+            hint="make the probe file again with datacrumbs_probe_configurator",
+        )
+
+
+def _facts(probe_file: ProbeFile) -> dict[int, tuple[str, str | None]]:
+    """Do the work of :func:`check_binaries` with the rights of the calling process."""
+    found: dict[int, tuple[str, str | None]] = {}
+    by_path: dict[str, list[int]] = {}
+    for position, category in enumerate(probe_file.categories):
+        if category.binary_path:
+            by_path.setdefault(category.binary_path, []).append(position)
+    for path, positions in by_path.items():
+        fd = open_regular_file(path)
+        try:
+            real_path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+            for position in positions:
+                category = probe_file.categories[position]
+                where = f"{category.name}: {path}"
+                facts = ElfFacts(fd, where)
+                try:
+                    build_id = facts.build_id()
+                    _compare_build_id(category, build_id, where)
+                    _check_places(category, facts, build_id)
+                except (struct.error, ValueError, OSError) as error:
+                    raise SigningError(f"{where}: broken ELF file") from error
+                found[position] = real_path, build_id
+        finally:
+            os.close(fd)
+    return found
+
+
+def _check_places(category: Category, facts: ElfFacts, build_id: str | None) -> None:
+    if category.type is ProbeType.UPROBE:
+        starts = _check_values(category, facts, build_id)
+        _check_placed_offsets(category, facts, starts)
+    elif category.type is ProbeType.USDT:
+        _check_usdt_points(category, facts)
+
+
+def _check_values(category: Category, facts: ElfFacts, build_id: str | None) -> dict[str, int]:
+    """Return the value of each function that carries one, after finding it in the binary."""
+    values = {name: symbol_value(name) for name in category.functions if ":0x" in name}
+    starts = {name: value for name, value in values.items() if value is not None}
+    wanted = frozenset(starts.values())
+    known = facts.functions_at(wanted)
+    if known != wanted:
+        known |= _functions_of_debug_file(facts, build_id, wanted - known)
+    if known != wanted:
+        stray = next(name for name, value in starts.items() if value not in known)
+        raise SigningError(
+            f"{facts.where}: {stray}: no function begins there",
+            hint="make the probe file again with datacrumbs_probe_configurator",
+        )
+    for name, value in starts.items():
+        if facts.file_offset(value) is None:
+            raise SigningError(f"{facts.where}: {name}: is not in code")
+    return starts
+
+
+def _functions_of_debug_file(
+    facts: ElfFacts, build_id: str | None, wanted: frozenset[int]
+) -> set[int]:
+    """Look into the separate debug file that the distribution installed, if it did."""
+    if build_id is None:
+        return set()
+    try:
+        path = f"{DEBUG_DIRECTORY}/{build_id[:2]}/{build_id[2:]}.debug"
+        fd = open_regular_file(path)
+    except SigningError:
+        return set()
+    try:
+        # Only root's word counts: with a file of his own a user could name any place.
+        if os.fstat(fd).st_uid != 0:
+            return set()
+        return ElfFacts(fd, f"{facts.where} (debug file)").functions_at(wanted)
+    finally:
+        os.close(fd)
+
+
+def _check_placed_offsets(category: Category, facts: ElfFacts, starts: dict[str, int]) -> None:
+    unnamed = frozenset(
+        plain_symbol(name) for name in category.placed_offsets if name not in starts
+    )
+    by_name = facts.addresses_of(unnamed) if unnamed else {}
+    for name, offset in category.placed_offsets.items():
+        addresses = {starts[name]} if name in starts else by_name.get(name, set())
+        if not any(_is_behind(facts, address, offset) for address in addresses):
+            raise SigningError(
+                f"{facts.where}: {name}: no instruction of its beginning is at offset {offset:#x}",
+                hint="make the probe file again with datacrumbs_probe_configurator",
+            )
+
+
+def _is_behind(facts: ElfFacts, address: int, offset: int) -> bool:
+    """Return whether an instruction shortly after a function's first begins at an offset."""
+    start = facts.file_offset(address)
+    if start is None or not 0 <= offset - start <= MAX_PLACEMENT_BYTES:
+        return False
+    if offset == start:
+        return True
+    return facts.is_executable(offset) and _ends_with_an_instruction(
+        facts.machine, facts.read(start, offset - start)
+    )
+
+
+@cache
+def _ends_with_an_instruction(machine: int, code: bytes) -> bool:
+    """Return whether code is a row of whole instructions; many functions begin alike."""
+    if code == _ENDBR64:
+        return machine == EM_X86_64
+    if machine == EM_AARCH64:
+        return len(code) % 4 == 0
+    if machine != EM_X86_64:
+        return False
+    decoded = sum(size for _, size, _, _ in instruction_decoder().disasm_lite(code, 0))
+    return bool(decoded == len(code))
+
+
+@cache
+def instruction_decoder() -> Any:
+    """Return a decoder of x86-64 instructions.
+
+    Raises:
+        SigningError: capstone is not installed.
+    """
+    try:
+        import capstone  # type: ignore[import-untyped]
+    except ImportError:
+        raise SigningError(
+            "capstone is not installed on this node, so placed probes cannot be checked",
+            hint="the administrator installs capstone where the signer runs",
+        ) from None
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+
+def _check_usdt_points(category: Category, facts: ElfFacts) -> None:
+    known = facts.usdt_places()
+    if category.provider is None:
+        known = frozenset(place._replace(provider="") for place in known)
+    for place in _named_places(category):
+        if place not in known:
+            raise SigningError(
+                f"{facts.where}: {place.name}: the binary has no such USDT probe at offset "
+                f"{place.offset:#x} with a semaphore at {place.semaphore:#x}",
+                hint="make the probe file again with datacrumbs_probe_configurator",
+            )
+
+
+def _named_places(category: Category) -> Iterator[UsdtPlace]:
+    for name, points in category.usdt_points.items():
+        for point in points:
+            yield UsdtPlace(category.provider or "", name, point.offset, point.semaphore)
