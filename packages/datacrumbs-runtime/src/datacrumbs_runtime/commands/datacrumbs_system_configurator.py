@@ -1,0 +1,116 @@
+"""datacrumbs_system_configurator: make, show and change the system configuration."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, run_command
+from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.prefix import find_prefix
+from datacrumbs_runtime.schema.system_configuration import (
+    find_system_configuration,
+    read_system_configuration,
+)
+from datacrumbs_runtime.signing.keys import SECRET_NAME, create_key
+from datacrumbs_runtime.system_config import (
+    change_system_configuration,
+    create_system_configuration,
+    parse_assignments,
+    planned_configuration,
+)
+
+
+@click.command("datacrumbs_system_configurator", context_settings=CONTEXT_SETTINGS)
+@click.option(
+    "--prefix",
+    type=click.Path(path_type=Path),
+    help="The installation; default: the one that this command belongs to.",
+)
+@click.option("--show", is_flag=True, help="Print the settings; anybody may.")
+@click.option("--json", "as_json", is_flag=True, help="With --show: as JSON.")
+@click.option("--shell", is_flag=True, help="With --show: as export lines for a shell.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting; repeatable.",
+)
+@common_options
+def command(
+    prefix: Path | None,
+    show: bool,
+    as_json: bool,
+    shell: bool,
+    assignments: tuple[str, ...],
+    verbose: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> None:
+    """Make the system configuration and the probe secret of this installation if they are missing.
+
+    What exists is never changed, but for the settings that --set names.
+    """
+    root = (prefix or find_prefix()).absolute()
+    changes = parse_assignments(assignments)
+    if show:
+        _show(root, as_json=as_json, shell=shell)
+        return
+    if os.geteuid() != 0:
+        raise ConfigurationError(
+            "only root makes or changes the system configuration",
+            hint="--show works for everybody",
+        )
+    _make(root, changes, quiet=quiet, dry_run=dry_run)
+
+
+def _show(prefix: Path, *, as_json: bool, shell: bool) -> None:
+    path = find_system_configuration(prefix, os.environ)
+    system = read_system_configuration(path)
+    # A shell gets what commands started from it would use, the others what the file says.
+    config = system.with_environment(os.environ) if shell else system.config
+    values = config.as_values()
+    if as_json:
+        document = {"system_configuration": values, "summary": dict(system.summary)}
+        click.echo(json.dumps(document, indent=2))
+    elif shell:
+        for key, value in values.items():
+            click.echo(f"export {key}={shlex.quote(value)}")
+    else:
+        click.echo(f"# {path}")
+        for key, value in values.items():
+            click.echo(f"{key}={value}")
+
+
+def _make(prefix: Path, changes: dict[str, str], *, quiet: bool, dry_run: bool) -> None:
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"would {text}" if dry_run else text, err=True)
+
+    try:
+        path = find_system_configuration(prefix, os.environ)
+    except ConfigurationError:
+        path, config = planned_configuration(prefix, changes)
+    else:
+        _, config = planned_configuration(prefix, {})
+    if not path.exists():
+        say(f"make {path}")
+        if not dry_run:
+            create_system_configuration(path, config)
+    elif changes:
+        say(f"set {', '.join(changes)} in {path}")
+        if not dry_run:
+            change_system_configuration(path, changes)
+    secret = path.parent / SECRET_NAME
+    if not secret.exists():
+        say(f"make {secret}")
+        if not dry_run:
+            create_key(path.parent)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(command)

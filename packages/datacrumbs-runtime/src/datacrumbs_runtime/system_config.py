@@ -1,0 +1,164 @@
+"""Making and changing the system configuration of an installation."""
+
+import os
+import pwd
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.site_config import (
+    Group,
+    SiteConfig,
+    parse_setting,
+    setting_of,
+    settings,
+)
+from datacrumbs_runtime.schema.system_configuration import (
+    DATA_SUBDIRECTORY,
+    FILE_OVERRIDE_VARIABLE,
+    read_system_configuration,
+)
+
+MODE = 0o644
+_JOB_ID_VAR = "DATACRUMBS_JOB_ID_VAR"
+_TABLES = (
+    "CREATE TABLE system_configuration (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE summary (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``KEY=VALUE`` arguments, checked.
+
+    Raises:
+        ConfigurationError: A key is unknown or a value impossible.
+    """
+    values = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {assignment}: not KEY=VALUE")
+        setting = setting_of(key, "--set")
+        parse_setting(setting, text, "--set")
+        values[key] = text
+    return values
+
+
+def planned_configuration(prefix: Path, changes: Mapping[str, str]) -> tuple[Path, SiteConfig]:
+    """Return where the configuration of a prefix belongs and what it says if made now.
+
+    Args:
+        prefix: The installation prefix, absolute.
+        changes: Values that differ from the defaults, by key.
+
+    Raises:
+        ConfigurationError: A value is impossible.
+    """
+    values = {
+        "DATACRUMBS_INSTALL_PREFIX": str(prefix),
+        "DATACRUMBS_INSTALL_USER": user_name(os.geteuid()),
+        **changes,
+    }
+    config = SiteConfig.from_values(values, "system configuration")
+    override = os.environ.get(FILE_OVERRIDE_VARIABLE)
+    name = f"system-probe-{config.install_user}-{config.install_host}.sqlite"
+    return Path(override) if override else prefix / DATA_SUBDIRECTORY / name, config
+
+
+def create_system_configuration(path: Path, config: SiteConfig) -> bool:
+    """Write a system configuration unless there is one; an existing file is never changed.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        ConfigurationError: It could not be written.
+    """
+    if path.exists():
+        return False
+    texts = config.as_values()
+    values = {
+        setting.key: texts[setting.key]
+        for setting in settings()
+        # Defaults of runs stay out: a later version may have better ones.
+        if setting.group is not Group.RUN or setting.name == "inclusion_paths"
+    }
+    summary = {
+        "trace_log_dir": str(config.trace_base_dir),
+        "data_dir": str(config.install_data_dir),
+        "system_probe_path": str(path),
+        "hostname": config.install_host,
+        "user": config.user or config.install_user,
+        "install_user": config.install_user,
+    }
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(sqlite3.connect(temporary)) as database, database:
+                for statement in _TABLES:
+                    database.execute(statement)
+                database.executemany(
+                    "INSERT INTO system_configuration VALUES (?, ?)", values.items()
+                )
+                database.executemany("INSERT INTO summary VALUES (?, ?)", summary.items())
+            temporary.chmod(MODE)
+            # Unlike a rename, a link never replaces what somebody else just made.
+            os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"{path}: {reason}") from error
+    return True
+
+
+def change_system_configuration(path: Path, values: Mapping[str, str]) -> None:
+    """Change settings in an existing system configuration.
+
+    The file is replaced as a whole, so that a reader sees the old or the new one.
+
+    Args:
+        path: The file.
+        values: New values by key; already checked one by one.
+
+    Raises:
+        ConfigurationError: It could not be read or written, or the whole would not be valid.
+    """
+    present = read_system_configuration(path)
+    if "DATACRUMBS_JOB_SCHEDULER" in values and _JOB_ID_VAR not in values:
+        # It was the old scheduler's variable: let it follow.
+        stored = {key: text for key, text in present.stored.items() if key != _JOB_ID_VAR}
+        config = SiteConfig.from_values({**stored, **values}, str(path))
+        values = {**values, _JOB_ID_VAR: config.job_id_var}
+    SiteConfig.from_values({**present.stored, **values}, str(path))
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        status = path.stat()
+        temporary.write_bytes(path.read_bytes())
+        try:
+            with closing(sqlite3.connect(temporary)) as database, database:
+                database.executemany(
+                    "INSERT OR REPLACE INTO system_configuration VALUES (?, ?)", values.items()
+                )
+            temporary.chmod(MODE)
+            os.chown(temporary, status.st_uid, status.st_gid)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"{path}: {reason}") from error
