@@ -240,7 +240,9 @@ def _check_keys(
     meaningful = {*COMMON_KEYS, *KEYS_OF_TYPE[type_word], *EXTRA_KEYS.get((probe, type_word), ())}
     for given in values.given_keys():
         if given.text in ALL_KEYS and given.text not in meaningful:
-            problems.warning(given.position, f"{given.text} means nothing for {probe_word}/{type_word}")
+            problems.warning(
+                given.position, f"{given.text} means nothing for {probe_word}/{type_word}"
+            )
     if "regex" in values and "functions" in values:
         problems.error(values.place("functions"), "give either regex or functions, not both")
 

@@ -130,6 +130,9 @@ def syscall_category(choice: Choice) -> Category:
     overrides = entry.function_arguments
     names = tuple(choice.chosen)
     arguments = {name: overrides[name] for name in names if name in overrides}
+    for name, signature in btf.syscall_signatures().items():
+        if name in choice.chosen:
+            choice.signatures[name] = signature.text(name)
     choice.arguments_from["built in"] = len(names) - len(arguments)
     if arguments:
         choice.arguments_from["YAML"] = len(arguments)

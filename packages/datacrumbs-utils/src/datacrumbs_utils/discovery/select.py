@@ -254,7 +254,7 @@ def _check_limit(choices: list[Choice], max_functions: int) -> list[str]:
 
 
 def _summary(config: HostConfig, output_path: Path | None, install_user: str | None) -> Summary:
-    user = config.user or _user_name(os.getuid())
+    user = config.user or user_name(os.getuid())
     try:
         uid: int | None = pwd.getpwnam(user).pw_uid
     except KeyError:
@@ -266,14 +266,15 @@ def _summary(config: HostConfig, output_path: Path | None, install_user: str | N
         probe_file_path=str(output_path.absolute()) if output_path is not None else "",
         hostname=host,
         user=user,
-        install_user=install_user or _user_name(os.getuid()),
+        install_user=install_user or user_name(os.getuid()),
         uid=os.getuid() if config.user is None else uid,
         site=site_of(host),
         created=int(time.time()),
     )
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if the system knows no name for it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -23,10 +23,11 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
     part_of: dict[str, str] = {}
     if entry.uses_spans:
         for name, recipe in tracepoints.recipes.items():
-            candidate = Candidate(name)
+            parts = tuple(part for part in (recipe.begin, recipe.end) if part != name)
+            candidate = Candidate(name, aliases=parts)
             choice.found[name] = candidate
             ends = (Candidate(recipe.begin), Candidate(recipe.end))
-            meant = matching.name_of(entry, candidate) is not None or all(
+            meant = matching.name_of(entry, Candidate(name)) is not None or all(
                 matching.name_of(entry, end) is not None for end in ends
             )
             if meant:
