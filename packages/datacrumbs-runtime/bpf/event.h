@@ -16,10 +16,10 @@
 #define DC_MAX_VALUES 8	      /* values[] of one call record */
 #define DC_MAX_DEREFERENCES 4 /* member accesses from a tracepoint argument to a value */
 #define DC_MAX_SYSTEM_CALLS 1024
+#define DC_AIO_OPCODES 16	 /* IOCB_CMD_* of io_submit() */
 #define DC_MAX_STRING_BYTES 4096 /* PATH_MAX; text of one string record */
-#define DC_HISTOGRAM_SLOTS                                                                         \
-	32 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above                     \
-	    */
+/* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above */
+#define DC_HISTOGRAM_SLOTS 32
 #define DC_NO_FUNCTION 0xffffffff
 
 /* ---- records: per-CPU ring "events" --------------------------------------------------------- */
@@ -142,7 +142,7 @@ enum dc_source_kind {
 	DC_SOURCE_FIELD_FILE,  /* tracepoint: the same, a struct file pointer -> id of the file */
 	DC_SOURCE_THREAD_FILE, /* tracepoint: file of the system call that the thread is in, if its
 				  inode is the one that the field gives */
-	DC_SOURCE_USER_STACK,  /* argument beyond the registers: reserved */
+	DC_SOURCE_REQUEST,     /* known to the program alone: requests of io_submit() */
 };
 
 struct dc_source {
@@ -172,6 +172,8 @@ enum dc_function_flag {
 	DC_FUNCTION_EXIT_VALUES = 1 << 9,
 	/* Some source is taken when the call begins: all but PATH, RETURNED_FD, USER_VALUE. */
 	DC_FUNCTION_ENTRY_VALUES = 1 << 10,
+	DC_FUNCTION_AIO_SUBMIT = 1 << 11, /* io_submit(): its requests are calls of their own */
+	DC_FUNCTION_AIO_EVENTS = 1 << 12, /* io_getevents(): their results */
 };
 
 struct dc_function {

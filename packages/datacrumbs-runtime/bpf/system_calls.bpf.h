@@ -3,6 +3,7 @@
 #ifndef DATACRUMBS_SYSTEM_CALLS_BPF_H
 #define DATACRUMBS_SYSTEM_CALLS_BPF_H
 
+#include "aio.bpf.h"
 #include "calls.bpf.h"
 #include "processes.bpf.h"
 
@@ -118,6 +119,10 @@ int BPF_PROG(dc_sys_exit, struct pt_regs *regs, long ret)
 	if (!function)
 		return 0;
 	finish_call(function, &thread->pending, bpf_get_current_pid_tgid(), end_ns, ret, 0);
+	if (function->flags & DC_FUNCTION_AIO_SUBMIT)
+		dc_begin_requests(&thread->pending, ret);
+	else if (function->flags & DC_FUNCTION_AIO_EVENTS)
+		dc_end_requests(&thread->pending, ret, end_ns);
 	return 0;
 }
 

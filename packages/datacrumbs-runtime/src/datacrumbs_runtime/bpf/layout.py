@@ -7,6 +7,7 @@ MAX_ARGUMENTS = 6
 MAX_VALUES = 8
 MAX_DEREFERENCES = 4
 MAX_SYSTEM_CALLS = 1024
+AIO_OPCODES = 16
 MAX_STRING_BYTES = 4096
 HISTOGRAM_SLOTS = 32
 NO_FUNCTION = 4294967295
@@ -87,7 +88,7 @@ class SourceKind(enum.IntEnum):
     FIELD = 10
     FIELD_FILE = 11
     THREAD_FILE = 12
-    USER_STACK = 13
+    REQUEST = 13
 
 
 class FunctionFlag(enum.IntFlag):
@@ -104,6 +105,8 @@ class FunctionFlag(enum.IntFlag):
     KERNEL_THREADS = 256
     EXIT_VALUES = 512
     ENTRY_VALUES = 1024
+    AIO_SUBMIT = 2048
+    AIO_EVENTS = 4096
 
 
 class TracepointRole(enum.IntEnum):

@@ -43,6 +43,7 @@ class LoadSettings:
         functions: Rows of the map ``functions``, struct dc_function each.
         tracepoints: Rows of the map ``tracepoints``, struct dc_tracepoint each.
         syscalls: Row in ``functions`` by system call number.
+        aio: Row in ``functions`` by opcode of the requests within ``io_submit``.
         renaming_syscalls: Numbers of the system calls that give files other names, recorded or not.
         programs: The programs to load, and the attach type of those that can have several.
         owner_uid: Only processes of this user can register; None: of anybody.
@@ -59,6 +60,7 @@ class LoadSettings:
     programs: Mapping[str, int | None]
     tracepoints: Sequence[bytes] = ()
     syscalls: Mapping[int, int] = field(default_factory=dict)
+    aio: Mapping[int, int] = field(default_factory=dict)
     renaming_syscalls: frozenset[int] = frozenset()
     owner_uid: int | None = None
     owner_cgroup: int | None = None
@@ -163,9 +165,13 @@ class Loaded:
             table[number] = row + 1
         for number in settings.renaming_syscalls:
             table[number] |= SYSCALL_RENAMES
+        requests = array.array("H", bytes(2 * layout.AIO_OPCODES))
+        for opcode, row in settings.aio.items():
+            requests[opcode] = row + 1
         owner = ANY_UID if settings.owner_uid is None else settings.owner_uid
         variables = {
             "dc_syscall_functions": table.tobytes(),
+            "dc_aio_functions": requests.tobytes(),
             "dc_owner_uid": struct.pack("=I", owner),
             "dc_owner_cgroup": struct.pack("=Q", settings.owner_cgroup or 0),
             "dc_string_bytes": struct.pack("=I", settings.string_bytes),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from datacrumbs_runtime.bpf import c_streams, usdt_arguments
+from datacrumbs_runtime.bpf import aio_table, c_streams, usdt_arguments
 from datacrumbs_runtime.bpf.argument_formats import (
     distinct,
     fitting,
@@ -124,6 +124,7 @@ class Registry:
     Attributes:
         functions: The rows, in the order of their numbers.
         syscalls: Row by system call number.
+        aio: Row by opcode of the requests within ``io_submit``.
         renaming_syscalls: Numbers of the system calls that give files other names, recorded or not.
         uprobes: Functions of programs and libraries.
         usdt: Places of USDT probes.
@@ -135,6 +136,7 @@ class Registry:
 
     functions: tuple[FunctionRow, ...]
     syscalls: dict[int, int]
+    aio: dict[int, int]
     renaming_syscalls: frozenset[int]
     uprobes: tuple[UprobeTarget, ...]
     usdt: tuple[UsdtTarget, ...]
@@ -187,6 +189,7 @@ class _Builder:
         self._stack = stack
         self._functions: list[FunctionRow] = []
         self._syscalls: dict[int, int] = {}
+        self._aio: dict[int, int] = {}
         self._uprobes: list[UprobeTarget] = []
         self._usdt: list[UsdtTarget] = []
         self._kprobes: list[KprobeTarget] = []
@@ -203,6 +206,7 @@ class _Builder:
         return Registry(
             tuple(self._functions),
             self._syscalls,
+            self._aio,
             frozenset(one for one in renaming if one is not None),
             tuple(self._uprobes),
             tuple(self._usdt),
@@ -279,7 +283,21 @@ class _Builder:
                 shown_as, flags = plain, int(FunctionFlag.ERRNO)
             extra = "" if shown_as == plain else f'"syscall":"{plain}"'
             self._syscalls[system_call] = self._add_row(
-                category, name, values, shown_as, flags, extra
+                category, name, values, shown_as, flags | _aio_flags(plain), extra
+            )
+        names = {plain_name(name) for name in category.functions}
+        if aio_table.SUBMIT in names and not names.isdisjoint(aio_table.FETCH):
+            self._add_aio_requests(category)
+
+    def _add_aio_requests(self, category: Category) -> None:
+        for request in aio_table.REQUESTS:
+            self._aio[request.opcode] = self._add_row(
+                category,
+                request.shown_as,
+                aio_table.VALUES,
+                request.shown_as,
+                int(request.flags),
+                lanes=True,
             )
 
     def _add_kprobes(self, category: Category) -> None:
@@ -367,6 +385,12 @@ class _Builder:
             flags |= FunctionFlag.ERRNO if found.has_result else FunctionFlag.NO_RETURN
             self._add_row(category, name, found.values, name, int(flags), lanes=found.overlaps)
             self._tracepoints += targets
+
+
+def _aio_flags(system_call: str) -> FunctionFlag:
+    if system_call == aio_table.SUBMIT:
+        return FunctionFlag.AIO_SUBMIT
+    return FunctionFlag.AIO_EVENTS if system_call in aio_table.FETCH else FunctionFlag(0)
 
 
 def _function_offset(elf: ElfFile, name: str, symbol: str) -> int | None:
