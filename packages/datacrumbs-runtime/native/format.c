@@ -200,22 +200,24 @@ static bool is_error(uint32_t flags, int64_t ret)
 	       (flags & DC_FUNCTION_MINUS_ERROR && ret == -1);
 }
 
+/* The BPF programs sum up bytes by the same rule in profile mode. */
 static uint64_t bytes_of(const struct dc_format *format, const struct dc_call *call, int64_t ret)
 {
 	uint32_t factor = format->bytes_argument;
 
-	if (ret <= 0)
+	if (!(format->flags & DC_FUNCTION_BYTES) || ret <= 0)
 		return 0;
 	if (factor)
 		return call->present & 1u << (factor - 1) ? ret * call->values[factor - 1] : 0;
-	return format->flags & DC_FUNCTION_BYTES ? ret : 0;
+	return ret;
 }
 
 /* Add a call to the sums of its function and of its file, if that is known. */
 static bool count_call(struct dc_pump *pump, struct dc_format *format, const struct dc_call *call,
 		       const struct identified *found, int64_t ret, bool has_ret)
 {
-	uint64_t bytes = has_ret ? bytes_of(format, call, ret) : 0;
+	bool failed = has_ret && is_error(format->flags, ret);
+	uint64_t bytes = has_ret && !failed ? bytes_of(format, call, ret) : 0;
 	uint32_t files = found->known & format->files;
 
 	if (__builtin_expect(!format->statistics, 0)) {
@@ -223,8 +225,7 @@ static bool count_call(struct dc_pump *pump, struct dc_format *format, const str
 		if (!format->statistics)
 			return false;
 	}
-	dc_statistics_add(format->statistics, call->duration_ns,
-			  has_ret && is_error(format->flags, ret), bytes);
+	dc_statistics_add(format->statistics, call->duration_ns, failed, bytes);
 	if (files) {
 		struct dc_file *file = &pump->strings.files[found->index[__builtin_ctz(files)]];
 

@@ -1,0 +1,163 @@
+"""Profile mode: from the sums that the BPF programs keep to counter lines and to statistics."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from datacrumbs_runtime.trace.pump import HISTOGRAM_SLOTS, FunctionStatistics
+from datacrumbs_runtime.trace.trace_lines import json_line
+
+
+class NamedFunction(Protocol):
+    """What the lines need to know of a function: `FunctionFormat` has it."""
+
+    @property
+    def category(self) -> str:
+        """The ``cat`` of its lines."""
+
+    @property
+    def name(self) -> str:
+        """The ``name`` of its lines."""
+
+
+class ProfileRow(Protocol):
+    """struct dc_profile, as bpf/layout.py has it."""
+
+    count: int
+    errors: int
+    time_ns: int
+    min_ns: int
+    max_ns: int
+    bytes: int
+
+    @property
+    def histogram(self) -> Sequence[int]:
+        """Slot i counts durations in [2^i, 2^(i+1)) ns, the last all above."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    calls: int = 0
+    errors: int = 0
+    time_ns: int = 0
+    min_ns: int | None = None
+    max_ns: int = 0
+    bytes: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_SLOTS)
+
+    def add(self, row: ProfileRow) -> None:
+        """Add the sums of one CPU."""
+        self.calls += row.count
+        self.errors += row.errors
+        self.time_ns += row.time_ns
+        self.bytes += row.bytes
+        self.min_ns = row.min_ns if self.min_ns is None else min(self.min_ns, row.min_ns)
+        self.max_ns = max(self.max_ns, row.max_ns)
+        for slot, count in enumerate(row.histogram):
+            if count:
+                self.histogram[slot] += count
+
+    def percentile(self, share: float) -> int:
+        """Return the duration that a share of the calls does not exceed.
+
+        Known up to the slot of the histogram, within which durations are taken to be spread
+        evenly.
+        """
+        wanted = share * self.calls
+        seen = 0
+        for slot, count in enumerate(self.histogram):
+            if count and seen + count >= wanted:
+                lowest = max(1 << slot if slot else 0, self.min_ns or 0)
+                highest = self.max_ns
+                if slot < HISTOGRAM_SLOTS - 1:
+                    highest = min((1 << slot + 1) - 1, self.max_ns)
+                return lowest + int((highest - lowest) * (wanted - seen) / count)
+            seen += count
+        return self.max_ns
+
+
+class Aggregator:
+    """Adds up what profile mode counted in each interval.
+
+    Args:
+        functions: What the function index of a row stands for.
+        host_hash: Hash of the node's name, see ``Pump.host_hash``.
+    """
+
+    def __init__(self, functions: Sequence[NamedFunction], host_hash: str) -> None:
+        self._functions = functions
+        self._host_hash = host_hash
+        self._interval: dict[tuple[int, int], _Sums] = {}
+        self._total: dict[int, _Sums] = {}
+
+    def add(self, rows: Iterable[tuple[int, int, ProfileRow]]) -> None:
+        """Add the emptied rows of the map "profile".
+
+        Args:
+            rows: Function index, process and sums; several rows of the same function and process
+                come from several CPUs. Rows without a call are left out.
+        """
+        for function, process, row in rows:
+            if not row.count or not 0 <= function < len(self._functions):
+                continue
+            self._interval.setdefault((function, process), _Sums()).add(row)
+            self._total.setdefault(function, _Sums()).add(row)
+
+    def take_lines(self, begin_us: int, end_us: int) -> bytes:
+        """Return a counter line per function and process with calls in the interval that ends.
+
+        Times are microseconds since the epoch. Counters are all numbers, as timelines want it:
+        the host's hash stands outside ``args``.
+        """
+        lines = [
+            self._line(function, process, sums, begin_us, end_us)
+            for (function, process), sums in sorted(self._interval.items())
+        ]
+        self._interval.clear()
+        return b"".join(lines)
+
+    def _line(self, function: int, process: int, sums: _Sums, begin_us: int, end_us: int) -> bytes:
+        named = self._functions[function]
+        counters = {
+            "count": sums.calls,
+            "errors": sums.errors,
+            "time_ns": sums.time_ns,
+            "min_ns": sums.min_ns or 0,
+            "max_ns": sums.max_ns,
+            "bytes": sums.bytes,
+        }
+        counters |= {f"log2_{slot}": n for slot, n in enumerate(sums.histogram) if n}
+        return json_line(
+            {
+                "name": named.name,
+                "cat": named.category,
+                "ph": "C",
+                "pid": process,
+                "tid": process,
+                "hhash": self._host_hash,
+                "args": counters,
+                "ts": begin_us,
+                "dur": end_us - begin_us,
+            }
+        )
+
+    def function_statistics(self) -> list[FunctionStatistics]:
+        """Return the sums of all intervals, in the form that the pump gives them in trace mode.
+
+        Percentiles are only as exact as the histogram.
+        """
+        return [
+            FunctionStatistics(
+                index=function,
+                calls=sums.calls,
+                errors=sums.errors,
+                time_ns=sums.time_ns,
+                min_ns=sums.min_ns or 0,
+                max_ns=sums.max_ns,
+                bytes=sums.bytes,
+                p50_ns=sums.percentile(0.50),
+                p99_ns=sums.percentile(0.99),
+                histogram=tuple(sums.histogram),
+            )
+            for function, sums in sorted(self._total.items())
+        ]
