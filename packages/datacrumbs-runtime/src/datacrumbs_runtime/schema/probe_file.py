@@ -7,6 +7,8 @@ back; it neither verifies signatures nor opens binaries.
 import gzip
 import io
 import json
+import os
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -200,30 +202,44 @@ def symbol_value(function_name: str) -> int | None:
     return int(digits, 16) if digits else None
 
 
+def site_of(hostname: str) -> str:
+    """Return the site of a host where none is set: its name without domain and digits."""
+    name = hostname.partition(".")[0]
+    return "".join(character for character in name if not character.isdigit()) or name
+
+
 def canonical_bytes(document: Mapping[str, Any]) -> bytes:
-    """Return the bytes that are signed: canonical JSON of everything but the checksum."""
+    """Return the bytes that are signed: canonical JSON of everything but the checksum.
+
+    Raises:
+        ValueError: It holds what no JSON of ours can: NaN, lone surrogates.
+        RecursionError: It is nested too deeply.
+    """
     signed = {key: value for key, value in document.items() if key != "checksum"}
     return json.dumps(
         signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
-def document_from_bytes(data: bytes, where: str) -> dict[str, Any]:
+def document_from_bytes(
+    data: bytes, where: str, max_bytes: int = MAX_DOCUMENT_BYTES
+) -> dict[str, Any]:
     """Decompress and decode a probe file.
 
     Args:
         data: The file's bytes, gzip or plain JSON.
         where: What errors call it, usually the path.
+        max_bytes: How large it may be once it is unpacked.
 
     Raises:
-        ProbeFileError: It is not a JSON object, or larger than 64 MiB.
+        ProbeFileError: It is not a JSON object, or too large.
     """
     try:
         if data[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-                data = stream.read(MAX_DOCUMENT_BYTES + 1)
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise ProbeFileError(f"{where}: larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
+                data = stream.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ProbeFileError(f"{where}: larger than {max_bytes >> 20} MiB")
         document = json.loads(data)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ProbeFileError(
@@ -238,8 +254,14 @@ def document_from_bytes(data: bytes, where: str) -> dict[str, Any]:
 def read_document(path: Path) -> dict[str, Any]:
     """Read a probe file's JSON document; see :func:`document_from_bytes`."""
     try:
-        with path.open("rb") as stream:
+        # Not open(): that would wait for a writer if it is a FIFO.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(fd, "rb") as stream:  # noqa: PTH123  a descriptor, not a path
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ProbeFileError(f"{path}: not a regular file")
             data = stream.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         raise ProbeFileError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ProbeFileError(f"{str(path)!a}: {error}") from error
     return document_from_bytes(data, str(path))

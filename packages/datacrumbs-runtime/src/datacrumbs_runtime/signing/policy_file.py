@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
     """YAML without anchors: a few lines of those can stand for gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(
                 problem="anchors and aliases are not allowed here", problem_mark=event.start_mark

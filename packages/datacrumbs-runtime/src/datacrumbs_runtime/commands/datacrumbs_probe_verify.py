@@ -1,0 +1,176 @@
+"""Tell whether a probe file is valid, and if not, everything that is wrong with it."""
+
+import json
+import platform
+import pwd
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from datacrumbs_runtime import __version__
+from datacrumbs_runtime.cli import (
+    CONTEXT_SETTINGS,
+    common_options,
+    print_error,
+    run_command,
+    set_up_logging,
+)
+from datacrumbs_runtime.errors import SigningError, UsageError
+from datacrumbs_runtime.schema.probe_file import DEFAULT_MAX_FUNCTIONS, ProbeFile
+from datacrumbs_runtime.signing.installation import SigningPaths, prefix_of_this_program
+from datacrumbs_runtime.signing.verify import Expectation
+
+NAME = "datacrumbs_probe_verify"
+
+
+@click.command(name=NAME, context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--prefix", type=click.Path(path_type=Path), help="The installation; default: this program's."
+)
+@click.option("--user", help="Whose run it is for, by name or uid; default: anybody's.")
+@click.option("--host", default=platform.node, help="The host that it is for; default: this host.")
+@click.option(
+    "--site",
+    envvar="DATACRUMBS_INSTALL_HOST",
+    help="The group of hosts that it is for; default: the host name without digits.",
+)
+@click.option(
+    "--max-functions",
+    type=click.IntRange(min=1),
+    envvar="DATACRUMBS_MAX_RUNTIME_FUNCTIONS",
+    default=DEFAULT_MAX_FUNCTIONS,
+    show_default=True,
+    help="The most functions that a probe file may have.",
+)
+@click.option(
+    "--binaries/--no-binaries",
+    default=True,
+    show_default=True,
+    help="Compare the build ids of the binaries on this host.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@common_options
+def command(
+    file: Path,
+    prefix: Path | None,
+    user: str | None,
+    host: str,
+    site: str | None,
+    max_functions: int,
+    binaries: bool,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> int:
+    """Verify the probe file FILE: signature, owner, site, expiry, limits and build ids.
+
+    A signature of the kind hmac-sha256 can be checked by root only.
+    """
+    del dry_run  # nothing is changed anyway
+    set_up_logging(verbose=verbose, quiet=quiet)
+    uid, name = _user(user)
+    expected = Expectation(host, site, uid, name, max_functions, time.time())
+    paths = SigningPaths.of_prefix(prefix or prefix_of_this_program())
+    probe_file, problems = _examine(file, paths, expected, binaries)
+    if as_json:
+        click.echo(json.dumps(_as_json(file, probe_file, problems), indent=2))
+    elif not problems and not quiet:
+        click.echo(_sentence(file, probe_file))
+    for message, hint in problems:
+        if not as_json:
+            print_error(NAME, f"{file}: {message}", hint)
+    return 1 if problems else 0
+
+
+def _user(user: str | None) -> tuple[int | None, str | None]:
+    if user is None:
+        return None, None
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise UsageError(f"--user: {user}: no such user") from None
+    return entry.pw_uid, entry.pw_name
+
+
+def _examine(
+    file: Path, paths: SigningPaths, expected: Expectation, binaries: bool
+) -> tuple[ProbeFile, list[tuple[str, str | None]]]:
+    from datacrumbs_runtime.schema.probe_document import probe_file_from_document
+    from datacrumbs_runtime.schema.probe_file import read_document
+    from datacrumbs_runtime.signing.keys import load_keys
+    from datacrumbs_runtime.signing.verify import check_signature, mismatches
+
+    document = read_document(file)
+    check_signature(document, str(file), load_keys(paths.data_dir))
+    probe_file = probe_file_from_document(document, str(file))
+    problems = mismatches(probe_file, expected)
+    if binaries:
+        problems += _changed_binaries(probe_file)
+    return probe_file, problems
+
+
+def _changed_binaries(probe_file: ProbeFile) -> list[tuple[str, str | None]]:
+    from datacrumbs_runtime.signing.accounts import open_regular_file
+    from datacrumbs_runtime.signing.binaries import check_build_id
+
+    problems: list[tuple[str, str | None]] = []
+    for category in probe_file.categories:
+        if category.binary_path is None:
+            continue
+        try:
+            fd = open_regular_file(category.binary_path)
+            with open(fd, "rb", buffering=0):  # noqa: PTH123  closes the descriptor
+                check_build_id(category, fd)
+        except SigningError as error:
+            problems.append((str(error), error.hint))
+    return problems
+
+
+def _sentence(file: Path, probe_file: ProbeFile) -> str:
+    summary = probe_file.summary
+    until = (
+        f"until {datetime.fromtimestamp(summary.expires, timezone.utc):%Y-%m-%d %H:%M} UTC"
+        if summary.expires is not None
+        else "without an end"
+    )
+    return (
+        f"{file}: valid: {probe_file.function_count} functions in "
+        f"{len(probe_file.categories)} categories, signed by {probe_file.checksum_algorithm} "
+        f"key {probe_file.key_id or '(unnamed)'} for {summary.user} "
+        f"on {summary.site or summary.hostname}, {until}"
+    )
+
+
+def _as_json(
+    file: Path, probe_file: ProbeFile, problems: list[tuple[str, str | None]]
+) -> dict[str, object]:
+    summary = probe_file.summary
+    return {
+        "file": str(file),
+        "valid": not problems,
+        "problems": [message for message, _ in problems],
+        "user": summary.user,
+        "uid": summary.uid,
+        "hostname": summary.hostname,
+        "site": summary.site,
+        "created": summary.created,
+        "expires": summary.expires,
+        "algorithm": probe_file.checksum_algorithm,
+        "key_id": probe_file.key_id,
+        "categories": len(probe_file.categories),
+        "functions": probe_file.function_count,
+    }
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The signing service of a login node, and the administration of its keys."""
+
+import grp
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from datacrumbs_runtime import __version__
+from datacrumbs_runtime.cli import (
+    CONTEXT_SETTINGS,
+    common_options,
+    run_command,
+    set_up_logging,
+)
+from datacrumbs_runtime.errors import UsageError
+from datacrumbs_runtime.signing import keys
+from datacrumbs_runtime.signing.installation import (
+    DEFAULT_RUN_DIR,
+    SigningPaths,
+    prefix_of_this_program,
+    signer_source,
+)
+
+AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
+
+
+@click.command(name="datacrumbs_sign_probes", context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__)
+@click.option(
+    "--prefix", type=click.Path(path_type=Path), help="The installation; default: this program's."
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    envvar="DATACRUMBS_SERVER_RUN_DIR",
+    default=DEFAULT_RUN_DIR,
+    show_default=True,
+    help="Where the socket is made.",
+)
+@click.option("--socket-group", help="Only members of this group may ask; default: everybody.")
+@click.option(
+    "--site",
+    envvar="DATACRUMBS_INSTALL_HOST",
+    help="The group of hosts on which signed files are valid; default: the host name "
+    "without digits.",
+)
+@click.option(
+    "--audit-log",
+    type=click.Path(path_type=Path),
+    help="Append the audit lines to this file as well.",
+)
+@click.option(
+    "--create-key",
+    type=click.Choice(keys.ALGORITHMS),
+    help="Make a key if there is none, then end.",
+)
+@click.option(
+    "--rotate-key",
+    type=click.Choice(keys.ALGORITHMS),
+    help="Put a new key in the place of the present one, then end.",
+)
+@click.option(
+    "--keep-days",
+    type=click.IntRange(0, 3660),
+    default=180,
+    show_default=True,
+    help="With --rotate-key: how long the old key goes on verifying.",
+)
+@click.option("--check", is_flag=True, help="Check keys, policy and relay, then end.")
+@common_options
+def command(
+    prefix: Path | None,
+    run_dir: Path,
+    socket_group: str | None,
+    site: str | None,
+    audit_log: Path | None,
+    create_key: str | None,
+    rotate_key: str | None,
+    keep_days: int,
+    check: bool,
+    verbose: bool,
+    quiet: bool,
+    dry_run: bool,
+) -> None:
+    """Sign the probe files of this node's users, as far as the site's policy allows them.
+
+    Runs as root on login nodes, normally as datacrumbs_sign_probes.service.
+    """
+    set_up_logging(verbose=verbose, quiet=quiet)
+    paths = SigningPaths.of_prefix(prefix or prefix_of_this_program(), run_dir)
+    if create_key and rotate_key:
+        raise UsageError("--create-key and --rotate-key exclude each other")
+    if create_key or rotate_key:
+        if not dry_run:
+            _change_key(paths, create_key, rotate_key, keep_days)
+        return
+    current_signer = signer_source(paths, site)
+    _check(paths, current_signer)
+    if check or dry_run:
+        click.echo(f"{paths.data_dir}: keys, policy and relay are in order")
+        return
+    _serve(paths, current_signer, socket_group, audit_log)
+
+
+def _change_key(
+    paths: SigningPaths, create: str | None, rotate: str | None, keep_days: int
+) -> None:
+    if rotate:
+        key = keys.rotate_key(paths.data_dir, rotate, keep_days * 86400)
+        click.echo(f"key {key.key_id} signs from now on")
+        return
+    made = keys.create_key(paths.data_dir, create or keys.HMAC_SHA256)
+    click.echo(f"key {made.key_id} was made" if made else "there is a key, nothing was changed")
+
+
+def _check(paths: SigningPaths, current_signer: Any) -> None:
+    from datacrumbs_runtime.signing.peer import relay_status
+
+    current_signer().key()
+    relay_status(paths.relay)
+
+
+def _serve(
+    paths: SigningPaths, current_signer: Any, socket_group: str | None, audit_log: Path | None
+) -> None:
+    from datacrumbs_runtime.signing.service import (
+        SigningService,
+        listen,
+        raise_descriptor_limit,
+    )
+
+    _log_audit(audit_log)
+    raise_descriptor_limit()
+    group_id = None
+    if socket_group is not None:
+        try:
+            group_id = grp.getgrnam(socket_group).gr_gid
+        except KeyError:
+            raise UsageError(f"--socket-group: {socket_group}: no such group") from None
+    listener = listen(paths.socket, paths.socket_link, group_id=group_id)
+    SigningService(listener, paths.relay, current_signer).run()
+
+
+def _log_audit(path: Path | None) -> None:
+    """Send audit lines to standard error, which is the journal, whatever else is logged."""
+    logger = logging.getLogger(AUDIT_LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    if path is not None:
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(command)
+
+
+if __name__ == "__main__":
+    main()
