@@ -70,6 +70,19 @@ static __always_inline void note_position(struct dc_pending *pending, __u32 slot
 		pending->appending = file;
 }
 
+/* The number behind a pointer, if it can be read. */
+static __always_inline void take_user_value(struct dc_pending *pending, __u32 slot,
+					    struct dc_source *source, __u64 address)
+{
+	__u32 size = source->size & 15;
+	__u64 value = 0;
+
+	if (!address || size > sizeof(value))
+		return;
+	if (!bpf_probe_read_user(&value, size, (const void *)(address + source->offsets[0])))
+		set_value(pending, slot, value);
+}
+
 /*
  * Take the values that must be taken when the call begins: its arguments' registers and the files
  * of descriptors, which the call may close. "thread" remembers files.
@@ -124,6 +137,11 @@ __noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread
 			break;
 		case DC_SOURCE_POSITION:
 			note_position(pending, i, file_of_descriptor(value));
+			break;
+		case DC_SOURCE_USER_VALUE:
+			/* an offset that the call moves on: where it began */
+			if (!source->at_end)
+				take_user_value(pending, i, source, value);
 			break;
 		case DC_SOURCE_USER_STRING:
 			value = dc_string_id(value, 0, 0);
@@ -185,17 +203,10 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
 			else
 				count_loss(DC_LOSS_STRING_UNREADABLE);
 			break;
-		case DC_SOURCE_USER_VALUE: {
-			__u64 behind = 0;
-			__u32 size = source->size & 15;
-
-			if (!value || size > sizeof(behind))
-				break;
-			if (!bpf_probe_read_user(&behind, size,
-						 (const void *)(value + source->offsets[0])))
-				set_value(pending, i, behind);
+		case DC_SOURCE_USER_VALUE:
+			if (source->at_end)
+				take_user_value(pending, i, source, value);
 			break;
-		}
 		case DC_SOURCE_POSITION:
 			if (pending->appending && ret > 0)
 				set_value(pending, i, READ(pending->appending, file, f_pos) - ret);

@@ -131,7 +131,7 @@ enum dc_source_kind {
 	DC_SOURCE_NONE = 0,
 	DC_SOURCE_ARGUMENT,    /* the argument register itself */
 	DC_SOURCE_USER_STRING, /* char pointer -> id of a DC_STRING_TEXT */
-	DC_SOURCE_USER_VALUE,  /* pointer -> "size" bytes behind it (offset: added), at return */
+	DC_SOURCE_USER_VALUE,  /* pointer -> "size" bytes behind it (offset: added) */
 	DC_SOURCE_FD,	       /* file descriptor -> id of its file, at entry */
 	DC_SOURCE_STREAM,      /* FILE pointer -> id of its file, at entry */
 	DC_SOURCE_PATH,	       /* path argument; "directory": argument with its dirfd, or 0xff */
@@ -150,7 +150,7 @@ struct dc_source {
 	__u8 argument;	/* position among the arguments */
 	__u8 directory; /* DC_SOURCE_PATH, RETURNED_FD: argument with the dirfd, 0xff: none */
 	__u8 size;	/* bytes of a USER_VALUE or FIELD: 1, 2, 4, 8 */
-	__u8 at_end;	/* tracepoint span: taken at its end, not at its begin */
+	__u8 at_end;	/* USER_VALUE, tracepoint span: taken at the end, not at the begin */
 	__u8 nr_dereferences;
 	__u8 is_signed;
 	__u8 reserved;
@@ -167,10 +167,10 @@ enum dc_function_flag {
 	DC_FUNCTION_MINUS_ERROR = 1 << 6,    /* a return value of -1 is an error (libc) */
 	DC_FUNCTION_NO_RETURN = 1 << 7,	     /* returns void: no ret in the trace */
 	DC_FUNCTION_KERNEL_THREADS = 1 << 8, /* also record kernel threads, if the run allows it */
-	/* Some source is taken when the call ends: PATH, RETURNED_FD, USER_STRING, USER_VALUE,
-	   POSITION. Set by whoever fills the row; spares the others a look. */
+	/* Some source is taken when the call ends: PATH, RETURNED_FD, USER_STRING, POSITION,
+	   USER_VALUE with at_end. Set by whoever fills the row; spares the others a look. */
 	DC_FUNCTION_EXIT_VALUES = 1 << 9,
-	/* Some source is taken when the call begins: all but PATH, RETURNED_FD, USER_VALUE. */
+	/* Some source is taken when the call begins: all but PATH, RETURNED_FD and those. */
 	DC_FUNCTION_ENTRY_VALUES = 1 << 10,
 	DC_FUNCTION_AIO_SUBMIT = 1 << 11, /* io_submit(): its requests are calls of their own */
 	DC_FUNCTION_AIO_EVENTS = 1 << 12, /* io_getevents(): their results */

@@ -22,16 +22,8 @@ _NO_SOURCE = bytes(_SOURCE.size)
 # A record has room for 0, 4 or 8 values.
 _STRIDES = (0, 4, 4, 4, 4, 8, 8, 8, 8)
 
-_AT_END = frozenset(
-    {
-        SourceKind.PATH,
-        SourceKind.RETURNED_FD,
-        SourceKind.USER_STRING,
-        SourceKind.USER_VALUE,
-        SourceKind.POSITION,
-    }
-)
 _ONLY_AT_END = frozenset({SourceKind.PATH, SourceKind.RETURNED_FD})
+_ALSO_AT_END = frozenset({SourceKind.USER_STRING, SourceKind.POSITION})
 _EXIT_VALUES = int(FunctionFlag.EXIT_VALUES)
 _ENTRY_VALUES = int(FunctionFlag.ENTRY_VALUES)
 _OF_TRACEPOINTS = frozenset({SourceKind.FIELD, SourceKind.THREAD_FILE})
@@ -101,11 +93,12 @@ def _sources(values: tuple[Value, ...]) -> tuple[bytes, int, tuple[tuple[str, st
     for value in values:
         if value.kind in _OF_TRACEPOINTS:
             continue
-        if value.kind in _AT_END:
-            flags |= _EXIT_VALUES
-        if value.kind not in _ONLY_AT_END and not (
+        only_at_end = value.kind in _ONLY_AT_END or (
             value.kind == SourceKind.USER_VALUE and value.at_end
-        ):
+        )
+        if only_at_end or value.kind in _ALSO_AT_END:
+            flags |= _EXIT_VALUES
+        if not only_at_end:
             flags |= _ENTRY_VALUES
     packed = b"".join(map(source_bytes, values)) + _NO_SOURCE * (MAX_VALUES - len(values))
     return packed, flags, tuple((value.label, value.format) for value in values)
