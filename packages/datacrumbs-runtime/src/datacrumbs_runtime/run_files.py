@@ -1,0 +1,178 @@
+"""The files by which a run is known on its node, all below the run directory."""
+
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
+
+READY_TEXT = "ready\n"
+_PRIVATE = 0o400
+
+
+class RunningError(DatacrumbsError):
+    """A run of this id is active already."""
+
+
+def run_file(run_dir: Path, run_id: str, kind: str) -> Path:
+    """Return the path of a file of a run.
+
+    Args:
+        run_dir: The run directory.
+        run_id: The run.
+        kind: ``pid``, ``ready``, ``json`` (status), ``env`` or ``runid``.
+    """
+    return run_dir / f"datacrumbs-{run_id}.{kind}"
+
+
+def prepare_run_directory(run_dir: Path) -> None:
+    """Make the run directory if it is missing, and check that nobody else writes there.
+
+    Raises:
+        ConfigurationError: It cannot be made, or others could put files there.
+    """
+    try:
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        status = run_dir.stat()
+    except OSError as error:
+        raise ConfigurationError(f"{run_dir}: {error.strerror}") from error
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise ConfigurationError(
+            f"{run_dir}: may be written by others",
+            hint=f"chown root {run_dir}; chmod 755 {run_dir}",
+        )
+
+
+class RunFiles:
+    """Claims a run id on this node and keeps its files.
+
+    The pid file is locked as long as the run lives: a daemon that was killed leaves files but no
+    lock, and the next run of that id takes over.
+
+    Args:
+        run_dir: The run directory, prepared.
+        run_id_file: Holds the id of the newest run.
+        run_id: This run.
+        reader_uid: Who else may read the status.
+
+    Raises:
+        RunningError: The id is in use.
+        ConfigurationError: A file cannot be written.
+    """
+
+    def __init__(self, run_dir: Path, run_id_file: Path, run_id: str, reader_uid: int) -> None:
+        self._run_dir = run_dir
+        self._run_id_file = run_id_file
+        self._run_id = run_id
+        self._reader_uid = reader_uid
+        self._made = []
+        try:
+            self._lock_fd = self._claim()
+        except OSError as error:
+            raise ConfigurationError(f"{self.path('pid')}: {error.strerror}") from error
+        self._made.append(self.path("pid"))
+        # A daemon that was killed leaves these.
+        for kind in ("ready", "json", "runid"):
+            self.path(kind).unlink(missing_ok=True)
+
+    def path(self, kind: str) -> Path:
+        """Return the path of one of this run's files."""
+        return run_file(self._run_dir, self._run_id, kind)
+
+    def _claim(self) -> int:
+        path = self.path("pid")
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever held it may have removed it in between.
+                if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+                    os.ftruncate(fd, 0)
+                    os.write(fd, f"{os.getpid()}\n".encode())
+                    return fd
+            except BlockingIOError:
+                holder = os.read(fd, 32).decode(errors="replace").strip()
+                os.close(fd)
+                raise RunningError(
+                    f"run {self._run_id}: is active on this node already, pid {holder or '?'}",
+                    hint=f"stop it, or choose another run id (datacrumbs_status {self._run_id})",
+                ) from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def write_environment(self, values: Mapping[str, str]) -> None:
+        """Write what the service unit would read, unless whoever started the unit wrote it."""
+        path = self.path("env")
+        if not path.exists():
+            text = "".join(f"{key}={_quoted(value)}\n" for key, value in values.items())
+            self._replace(path, text.encode(), 0o644)
+
+    def announce(self) -> None:
+        """Say that the run is ready: run-id files, then the ready file."""
+        self._replace(self.path("runid"), self._run_id.encode(), 0o644)
+        self._replace(self._run_id_file, self._run_id.encode(), 0o644)
+        self._replace(self.path("ready"), READY_TEXT.encode(), 0o644)
+
+    def write_status(self, status: Mapping[str, object]) -> None:
+        """Replace the status, which only root and the owner of the run may read."""
+        text = json.dumps(status, separators=(",", ":"))
+        self._replace(self.path("json"), text.encode(), _PRIVATE, self._reader_uid)
+
+    def _replace(self, path: Path, content: bytes, mode: int, uid: int | None = None) -> None:
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, content)
+                if uid is not None and os.geteuid() == 0:
+                    os.fchown(fd, uid, -1)
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ConfigurationError(f"{path}: {error.strerror}") from error
+        if path not in self._made:
+            self._made.append(path)
+
+    def remove(self) -> None:
+        """Remove all files of the run, the ready file first, and give the id back."""
+        if self._lock_fd < 0:
+            return
+        self.path("ready").unlink(missing_ok=True)
+        self._pass_on_run_id()
+        for path in reversed(self._made):
+            if path != self._run_id_file:
+                path.unlink(missing_ok=True)
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+    def _pass_on_run_id(self) -> None:
+        """Let the run-id file name the newest of the other runs, or remove it."""
+        try:
+            if self._run_id_file.read_text() != self._run_id:
+                return
+            others = sorted(
+                self._run_dir.glob("datacrumbs-*.ready"),
+                key=lambda path: path.stat().st_mtime_ns,
+            )
+        except OSError:
+            return
+        if others:
+            newest = others[-1].name.removeprefix("datacrumbs-").removesuffix(".ready")
+            self._replace(self._run_id_file, newest.encode(), 0o644)
+        else:
+            self._run_id_file.unlink(missing_ok=True)
+
+
+def _quoted(value: str) -> str:
+    """Return a value as EnvironmentFile= of systemd reads it."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'

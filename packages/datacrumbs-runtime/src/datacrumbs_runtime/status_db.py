@@ -1,0 +1,238 @@
+"""What became of each probe on this installation's nodes, so that failures are not tried again.
+
+The data directory may be shared between nodes, on a file system without shared memory: hence the
+plain rollback journal and not WAL. A database that cannot be used never stops a run.
+"""
+
+import logging
+import os
+import pwd
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datacrumbs_runtime.schema.probe_file import Category, ProbeType
+
+logger = logging.getLogger(__name__)
+
+MODE = 0o600
+INVALID = "invalid"
+SUCCESSFUL = "successful"
+# Two daemons that start together write a few ms each; a file system that hangs must not hold us.
+_LOCK_TIMEOUT_S = 1.0
+_CREATE = """
+CREATE TABLE IF NOT EXISTS runtime_probe_status (
+    probe_group TEXT NOT NULL,
+    scope_key TEXT NOT NULL,
+    function_name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    kernel_release TEXT NOT NULL DEFAULT '',
+    build_id TEXT NOT NULL DEFAULT '',
+    reason TEXT NOT NULL DEFAULT '',
+    updated INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (probe_group, scope_key, function_name)
+)
+"""
+_ADDED_COLUMNS = {
+    "kernel_release": "TEXT NOT NULL DEFAULT ''",
+    "build_id": "TEXT NOT NULL DEFAULT ''",
+    "reason": "TEXT NOT NULL DEFAULT ''",
+    "updated": "INTEGER NOT NULL DEFAULT 0",
+}
+_GROUPS = {
+    ProbeType.SYSCALLS: "syscalls",
+    ProbeType.KPROBE: "kprobes",
+    ProbeType.UPROBE: "binary",
+    ProbeType.USDT: "usdt",
+    ProbeType.CUSTOM: "custom",
+    ProbeType.TRACEPOINT: "tracepoints",
+}
+
+
+class Target(NamedTuple):
+    """What a probe is attached to, whatever the probe file that names it.
+
+    Attributes:
+        group: ``syscalls``, ``kprobes``, ``binary``, ``usdt``, ``tracepoints`` or ``custom``.
+        scope: Path of the binary (binary), path and provider (usdt), plugin (custom), else empty.
+        function: The function as the probe file names it.
+    """
+
+    group: str
+    scope: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What happened when a target was attached.
+
+    Attributes:
+        target: The target.
+        build_id: Build id of its binary; empty: it has none.
+        reason: Why it failed; None: it is attached.
+    """
+
+    target: Target
+    build_id: str
+    reason: str | None
+
+
+def target_of(category: Category, function: str) -> Target:
+    """Return the target that a function of a probe file names."""
+    scope = category.binary_path or category.plugin or ""
+    if category.type is ProbeType.USDT and category.provider:
+        scope = f"{scope}:{category.provider}"
+    return Target(_GROUPS[category.type], scope, function)
+
+
+def database_path(data_dir: Path, install_user: str, config_file: str) -> Path:
+    """Return where the database of a host configuration is.
+
+    Args:
+        data_dir: The installation's data directory.
+        install_user: Who owns the installation.
+        config_file: The host configuration that the probe file was made from, as it says itself.
+    """
+    stem = Path(config_file).name.partition(".")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:64] or "unnamed"
+    return data_dir / f"probes-runtime-status-{install_user}-{name}.sqlite"
+
+
+class StatusDatabase:
+    """The status database of one host configuration.
+
+    Args:
+        path: The file; it is made when something is recorded.
+        owner: Name of the user who shall own it.
+        kernel_release: The running kernel.
+    """
+
+    def __init__(self, path: Path, owner: str, kernel_release: str) -> None:
+        self._path = path
+        self._owner = owner
+        self._kernel_release = kernel_release
+        self._known: dict[Target, tuple[str, str, str, str]] = {}
+
+    def failures(self, build_ids: Mapping[Target, str]) -> dict[Target, str]:
+        """Return which targets are known to fail here, and why.
+
+        A failure counts only for the kernel and the build of the binary with which it was seen.
+
+        Args:
+            build_ids: The targets in question, with the build id of each one's binary.
+        """
+        try:
+            self._known = self._read()
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("%s: known failures are not skipped: %s", self._path, error)
+            return {}
+        failed = {}
+        for target, build_id in build_ids.items():
+            known = self._known.get(target)
+            if known and known[:3] == (INVALID, self._kernel_release, build_id):
+                failed[target] = known[3]
+        return failed
+
+    def record(self, outcomes: Iterable[Outcome]) -> None:
+        """Write what has changed since it was read; a success clears the mark of a failure."""
+        now = int(time.time())
+        rows = []
+        for outcome in outcomes:
+            status = SUCCESSFUL if outcome.reason is None else INVALID
+            new = (status, self._kernel_release, outcome.build_id, outcome.reason or "")
+            if self._known.get(outcome.target) != new:
+                rows.append((*outcome.target, *new, now))
+                self._known[outcome.target] = new
+        if not rows:
+            return
+        try:
+            with self._open() as database, database:
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany(
+                    "INSERT OR REPLACE INTO runtime_probe_status (probe_group, scope_key, "
+                    "function_name, status, kernel_release, build_id, reason, updated) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    rows,
+                )
+        except (sqlite3.Error, OSError) as error:
+            logger.warning("%s: results of attaching are not kept: %s", self._path, error)
+
+    def _read(self) -> dict[Target, tuple[str, str, str, str]]:
+        if not self._path.exists():
+            return {}
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT probe_group, scope_key, function_name, status, kernel_release, build_id, "
+                "reason FROM runtime_probe_status"
+            )
+            return {Target(*row[:3]): row[3:] for row in rows}
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self._make_file()
+        try:
+            database = self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            aside = self._path.with_name(f"{self._path.name}.corrupt-{int(time.time())}")
+            logger.warning("%s: %s: moved to %s", self._path, error, aside.name)
+            self._path.replace(aside)
+            self._make_file()
+            database = self._connect()
+        with closing(database):
+            yield database
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
+        try:
+            database.execute("PRAGMA trusted_schema = OFF")
+            columns = _columns(database)
+            if set(columns) >= set(_ADDED_COLUMNS):
+                # A file that is damaged further in is found out when its rows are read.
+                if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    raise sqlite3.DatabaseError("database disk image is malformed")
+                return database
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(_CREATE)
+            # A file of an earlier version has the first four columns only.
+            for name in set(_ADDED_COLUMNS) - set(_columns(database)):
+                database.execute(
+                    f"ALTER TABLE runtime_probe_status ADD COLUMN {name} {_ADDED_COLUMNS[name]}"
+                )
+            database.execute("COMMIT")
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _make_file(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._path, flags, MODE)
+        try:
+            if os.geteuid() == 0:
+                status = os.fstat(fd)
+                entry = _account(self._owner)
+                if entry and (status.st_uid, status.st_gid) != entry:
+                    os.fchown(fd, *entry)
+            os.fchmod(fd, MODE)
+        finally:
+            os.close(fd)
+
+
+def _columns(database: sqlite3.Connection) -> list[str]:
+    return [row[1] for row in database.execute("PRAGMA table_info(runtime_probe_status)")]
+
+
+def _account(name: str) -> tuple[int, int] | None:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
