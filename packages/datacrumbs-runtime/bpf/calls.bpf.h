@@ -184,6 +184,9 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
 				break;
 			/* fallthrough */
 		case DC_SOURCE_PATH:
+			/* chdir(): the path was relative to another directory than now */
+			if (source->at_end && !ret)
+				value = 0;
 			value = dc_string_id(value, 1,
 					     source->directory < DC_MAX_ARGUMENTS
 						     ? (int)argument(pending, source->directory)

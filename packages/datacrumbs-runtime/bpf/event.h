@@ -150,7 +150,8 @@ struct dc_source {
 	__u8 argument;	/* position among the arguments */
 	__u8 directory; /* DC_SOURCE_PATH, RETURNED_FD: argument with the dirfd, 0xff: none */
 	__u8 size;	/* bytes of a USER_VALUE or FIELD: 1, 2, 4, 8 */
-	__u8 at_end;	/* USER_VALUE, tracepoint span: taken at the end, not at the begin */
+	__u8 at_end;	/* USER_VALUE, tracepoint span: taken at the end, not at the begin;
+			   PATH: of a call that, if it succeeds, makes it the working directory */
 	__u8 nr_dereferences;
 	__u8 is_signed;
 	__u8 reserved;

@@ -20,6 +20,7 @@ from datacrumbs_runtime.bpf.values import (
     Value,
     behind,
     descriptor_file,
+    entered_directory,
     mapped_file,
     number,
     opened_file,
@@ -206,7 +207,7 @@ _add("mknod", path_file(0), _mode(1), _u32("dev", 2))
 _add("mknodat", path_file(1, 0), _mode(2), _u32("dev", 3), shown_as="mknod")
 _add("readlink", path_file(0), _i32("bufsiz", 2))
 _add("readlinkat", path_file(1, 0), _i32("bufsiz", 3), shown_as="readlink")
-_add("chdir", path_file(0))
+_add("chdir", entered_directory(0))
 _add("fchdir", *_FD)
 
 # attributes

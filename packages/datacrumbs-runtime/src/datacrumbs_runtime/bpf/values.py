@@ -30,7 +30,8 @@ class Value:
         directory: Position of the argument with the directory that a path is relative to, or
             ``NO_ARGUMENT`` for the working directory.
         size: Bytes of what is read from memory (USER_VALUE, FIELD).
-        at_end: Read when the call returns or the span ends, not when it begins.
+        at_end: USER_VALUE, FIELD: read when the call returns or the span ends, not when it
+            begins. PATH: it is the working directory if the call succeeded.
         is_signed: Whether a smaller value is sign-extended.
         offsets: Offsets of the member accesses from the argument to the value, in bytes.
     """
@@ -73,6 +74,11 @@ def descriptor_file(argument: int, label: str = FILE) -> Value:
 def path_file(argument: int, directory: int = NO_ARGUMENT, label: str = FILE) -> Value:
     """The file that a path argument names, whether it exists or not."""
     return Value(label, FORMAT_FILE, SourceKind.PATH, argument, directory)
+
+
+def entered_directory(argument: int) -> Value:
+    """The directory that a path argument names and that becomes the working directory."""
+    return Value(FILE, FORMAT_FILE, SourceKind.PATH, argument, at_end=True)
 
 
 def opened_file(argument: int = NO_ARGUMENT, directory: int = NO_ARGUMENT) -> Value:
