@@ -126,7 +126,7 @@ def test_member_paths_become_offsets(
 def test_impossible_paths_are_refused_with_the_reason(
     module_types: KernelTypes, argument: int, path: str, reason: str
 ) -> None:
-    with pytest.raises(KernelError, match="tracepoint of_ours: .*") as caught:
+    with pytest.raises(KernelError, match="tracepoint of_ours: ") as caught:
         module_types.resolve("of_ours", argument, path)
     assert str(caught.value).endswith(reason)
 
