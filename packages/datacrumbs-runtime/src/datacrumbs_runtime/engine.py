@@ -305,6 +305,7 @@ class Engine:
             programs=self._plan.programs,
             tracepoints=[target.row for target in built.tracepoints],
             syscalls=built.syscalls,
+            aio=built.aio,
             renaming_syscalls=built.renaming_syscalls,
             owner_uid=settings.owner_uid,
             owner_cgroup=settings.owner_cgroup,
