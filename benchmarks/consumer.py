@@ -15,14 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import click
-from rich.console import Console
-
-from benchmarks.rows import Row, print_table, to_json
+from benchmarks.rows import Row
 from datacrumbs_runtime.bpf import layout
 from datacrumbs_runtime.trace.pump import FunctionFormat, Pump, Value
 from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
 
+TITLE = "the consumer: draining, formatting, compressing"
 RING_BYTES = 16 << 20
 STRINGS_BYTES = 1 << 20
 CLOCK_OFFSET_NS = 1_795_155_786_922_564_000
@@ -153,7 +151,7 @@ def file_records() -> Iterator[bytes]:
         ) + text  # fmt: skip
 
 
-def measure(workload: str, level: int | None, repeats: int) -> tuple[float, float]:
+def consume(workload: str, level: int | None, repeats: int) -> tuple[float, float]:
     """Return nanoseconds and bytes per event: medians; of text if level is None, else of the file.
 
     With a level, the lines are compressed and written to a file as in a run.
@@ -196,18 +194,19 @@ def measure(workload: str, level: int | None, repeats: int) -> tuple[float, floa
     return statistics.median(took), size / counters.events
 
 
-def rows(repeats: int = 5) -> list[Row]:
-    """Measure all workloads."""
+def measure(scratch: Path, *, seconds: float, repeats: int) -> list[Row]:
+    """Return the rows of all workloads; the length of a round is that of the ring."""
+    del scratch, seconds
     result = []
     for workload in WORKLOADS:
-        bare_ns, text_bytes = measure(workload, None, repeats)
+        bare_ns, text_bytes = consume(workload, None, repeats)
         result.append(
             Row(
                 "consumer", f"{workload}: format", bare_ns, "ns", note=f"{text_bytes:.0f} B of text"
             )
         )
-        for level in range(3):
-            ns, size = measure(workload, level, repeats)
+        for level in range(4):
+            ns, size = consume(workload, level, repeats)
             result.append(
                 Row(
                     "consumer",
@@ -231,19 +230,3 @@ def rows(repeats: int = 5) -> list[Row]:
                 )
             )
     return result
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--repeats", default=5, show_default=True, help="Rounds of each measurement.")
-def main(as_json: bool, repeats: int) -> None:
-    """Measure what the consumer costs per event."""
-    measured = rows(repeats)
-    if as_json:
-        click.echo(to_json(measured))
-    else:
-        print_table("Consumer", measured, Console(width=120))
-
-
-if __name__ == "__main__":
-    main()
