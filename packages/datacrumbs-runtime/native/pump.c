@@ -72,6 +72,12 @@ static void leave_ring(struct dc_pump *pump, struct dc_ring *ring)
 	ring->end = ring->position;
 }
 
+static void snapshot(struct dc_pump *pump, struct dc_ring *ring)
+{
+	if (!dc_ring_snapshot(ring))
+		leave_ring(pump, ring);
+}
+
 /* Read the strings that are there now. Returns how many, -1: no memory. */
 static int64_t drain_strings(struct dc_pump *pump)
 {
@@ -82,7 +88,7 @@ static int64_t drain_strings(struct dc_pump *pump)
 	int64_t count = 0;
 	bool enough = true;
 
-	dc_ring_snapshot(ring);
+	snapshot(pump, ring);
 	while (enough && (result = dc_ring_next(ring, &record, &length,
 						&pump->counters.discarded)) == DC_RING_RECORD) {
 		count++;
@@ -150,7 +156,7 @@ int64_t dc_pump_drain(struct dc_pump *pump)
 
 	/* A string is written before the first call that names it: so look at the calls first. */
 	for (size_t i = 0; i < pump->rings_count; i++)
-		dc_ring_snapshot(&pump->rings[i]);
+		snapshot(pump, &pump->rings[i]);
 	pump->waits_left = WAITS_PER_DRAIN;
 	total = drain_strings(pump);
 	if (total < 0)

@@ -81,17 +81,17 @@ void dc_ring_close(struct dc_ring *ring)
 	memset(ring, 0, sizeof(*ring));
 }
 
-void dc_ring_snapshot(struct dc_ring *ring)
+bool dc_ring_snapshot(struct dc_ring *ring)
 {
 	uint64_t end;
 
 	if (ring->broken)
-		return;
+		return true;
 	end = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
 	if (end - ring->position > ring->size)
-		ring->broken = true;
-	else
-		ring->end = end;
+		return false;
+	ring->end = end;
+	return true;
 }
 
 void dc_ring_release(struct dc_ring *ring)

@@ -40,8 +40,11 @@ enum dc_ring_result {
 int dc_ring_open(struct dc_ring *ring, int fd, uint64_t size_bytes);
 void dc_ring_close(struct dc_ring *ring);
 
-/* Take what the producers have reserved until now as the end of this round. */
-void dc_ring_snapshot(struct dc_ring *ring);
+/*
+ * Take what the producers have reserved until now as the end of this round. false: their position
+ * makes no sense.
+ */
+bool dc_ring_snapshot(struct dc_ring *ring);
 
 /* Give the space of the records read so far back to the producers. */
 void dc_ring_release(struct dc_ring *ring);
