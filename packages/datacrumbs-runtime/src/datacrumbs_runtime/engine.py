@@ -43,7 +43,7 @@ from datacrumbs_runtime.schema.probe_file import ProbeFile, canonical_bytes
 from datacrumbs_runtime.trace.clock import clock_offset_ns
 from datacrumbs_runtime.trace.drainer import Drainer, DrainerSettings
 from datacrumbs_runtime.trace.losses import Losses
-from datacrumbs_runtime.trace.pump import BusiestFiles, FunctionStatistics, Pump
+from datacrumbs_runtime.trace.pump import BusiestFiles, FileStatistics, FunctionStatistics, Pump
 from datacrumbs_runtime.trace.trace_lines import metadata_line
 from datacrumbs_runtime.trace.writer import Owner, TraceWriter, WriterSettings
 
@@ -52,6 +52,7 @@ __all__ = [
     "AttachReport",
     "BusiestFiles",
     "Engine",
+    "FileStatistics",
     "FunctionStatistics",
     "FunctionSummary",
     "Identity",

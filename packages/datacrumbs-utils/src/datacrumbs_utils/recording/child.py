@@ -144,6 +144,7 @@ class StoppedChild:
             os.waitpid(self.pid, 0)
             raise ProcessError(f"{arguments[0]}: {message or 'it ended before it began'}")
         self._name = arguments[0]
+        self._is_waiting = True
 
     def let_go(self) -> None:
         """Let the command run.
@@ -151,6 +152,7 @@ class StoppedChild:
         Raises:
             ProcessError: It is nothing that the kernel executes; the child is gone then.
         """
+        self._is_waiting = False
         os.kill(self.pid, _GO)
         with os.fdopen(self._result, "rb", buffering=0) as result:
             message = result.read().decode(errors="replace")
@@ -159,7 +161,10 @@ class StoppedChild:
             raise ProcessError(f"{self._name}: {message}")
 
     def discard(self) -> None:
-        """End a child that was not let go."""
+        """End the child if it was not let go."""
+        if not self._is_waiting:
+            return
+        self._is_waiting = False
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self._result)
@@ -209,7 +214,7 @@ def _be_the_command(
                 os._exit(1)
         set_process_option(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
-        os.execve(program, arguments, environment)
+        os.execve(program, list(arguments), environment)  # noqa: S606 - the user's command
     except OSError as error:
         os.write(outcome, refused + (error.strerror or str(error)).encode())
     finally:

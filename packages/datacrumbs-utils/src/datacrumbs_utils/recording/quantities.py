@@ -46,7 +46,7 @@ def time_ns(text: str, option: str, default_unit: str) -> int:
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{option}: {text!r} is not a time", hint="write it as 500ns, 10us or 2.5s")
+        raise UsageError(f"{option}: {text!r} is not a time", hint="write it as 500ns, 10us, 2.5s")
     return int(float(match["number"]) * _TIME_UNITS[(match["unit"] or default_unit).lower()])
 
 

@@ -1,0 +1,207 @@
+"""What a recording came to, for people: tables in the terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from datacrumbs_runtime.engine import FileStatistics, FunctionSummary
+from datacrumbs_utils.recording.quantities import (
+    shown_bytes,
+    shown_count,
+    shown_rate,
+    shown_time,
+)
+from datacrumbs_utils.recording.session import Outcome
+
+FILES_SHOWN = 10
+FUNCTIONS_SHOWN = 25
+WIDE_COLUMNS = 110
+_NAME_COLUMNS = 15
+_FAILURES_SHOWN = 5
+# Of very many files not all names are kept; the trace has them.
+_UNNAMED = "(see the trace)"
+
+
+def print_summary(console: Console, title: str, outcome: Outcome) -> None:
+    """Print what was recorded, what was lost, and where the trace is."""
+    console.print(Group(*_parts(console.width, title, outcome)))
+
+
+def _parts(width: int, title: str, outcome: Outcome) -> Iterable[RenderableType]:
+    statistics = outcome.summary.statistics
+    yield Text()
+    yield _head(title, outcome)
+    for category, functions in _by_category(statistics.functions):
+        yield Text()
+        yield _functions_table(category, functions, width)
+    if statistics.files.by_time:
+        yield Text()
+        yield _files(outcome, width)
+    yield Text()
+    yield from _losses(outcome)
+    yield _trace(outcome)
+
+
+def _head(title: str, outcome: Outcome) -> Text:
+    summary = outcome.summary
+    text = Text(overflow="fold")
+    text.append(printable(title), style="bold")
+    text.append(f"  {shown_time(summary.duration_ns)}, {summary.events:,} events")
+    counted = summary.statistics.losses.counted
+    if counted:
+        text.append(f", {counted:,} calls counted")
+    if outcome.status:
+        text.append(f", exit status {outcome.status}", style="yellow")
+    return text
+
+
+def _by_category(
+    functions: Sequence[FunctionSummary],
+) -> list[tuple[str, list[FunctionSummary]]]:
+    """Return the functions of each category, the busiest first."""
+    categories: dict[str, list[FunctionSummary]] = {}
+    for function in functions:
+        categories.setdefault(function.category, []).append(function)
+    for members in categories.values():
+        members.sort(key=lambda one: one.statistics.time_ns, reverse=True)
+    return list(categories.items())
+
+
+def _shown_name(function: FunctionSummary, twice: frozenset[str]) -> str:
+    """Return a function's name, with the kernel's where several system calls share one."""
+    if function.name in twice and function.probe_name != function.name:
+        return function.probe_name.partition(":0x")[0]
+    return function.name
+
+
+def _functions_table(category: str, functions: list[FunctionSummary], width: int) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1 if width < WIDE_COLUMNS else 2, 0, 0),
+        show_edge=False,
+        header_style="bold",
+        row_styles=None,
+    )
+    table.add_column(printable(category), no_wrap=True, overflow="ellipsis", style="cyan")
+    table.columns[0].min_width = min(_NAME_COLUMNS, max(len(one.name) for one in functions))
+    for name in ("calls", "errors", "total", "mean", "p50", "p99", "max", "bytes", "MiB/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    names = [one.name for one in functions]
+    twice = frozenset(name for name in names if names.count(name) > 1)
+    for function in functions[:FUNCTIONS_SHOWN]:
+        one = function.statistics
+        table.add_row(
+            printable(_shown_name(function, twice)),
+            shown_count(one.calls),
+            Text(shown_count(one.errors), style="yellow") if one.errors else "",
+            shown_time(one.time_ns),
+            shown_time(one.time_ns / one.calls),
+            shown_time(one.p50_ns),
+            shown_time(one.p99_ns),
+            shown_time(one.max_ns),
+            shown_bytes(one.bytes) if one.bytes else "",
+            shown_rate(one.bytes, one.time_ns),
+        )
+    rest = functions[FUNCTIONS_SHOWN:]
+    if rest:
+        table.add_row(
+            Text(f"{len(rest)} more", style="dim"),
+            shown_count(sum(one.statistics.calls for one in rest)),
+            "",
+            shown_time(sum(one.statistics.time_ns for one in rest)),
+        )
+    return table
+
+
+def _files(outcome: Outcome, width: int) -> RenderableType:
+    files = outcome.summary.statistics.files
+    with_bytes = [file for file in files.by_bytes if file.bytes][:FILES_SHOWN]
+    tables = [
+        _files_table("files by time", files.by_time[:FILES_SHOWN], width),
+    ]
+    if with_bytes:
+        tables.append(_files_table("files by bytes", with_bytes, width))
+    parts: list[RenderableType] = []
+    for table in tables:
+        parts += [table] if not parts else [Text(), table]
+    return Group(*parts)
+
+
+def _files_table(title: str, files: Sequence[FileStatistics], width: int) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        header_style="bold",
+    )
+    columns = 7
+    path_columns = max(20, width - 3 * (columns + 1) - 1)
+    table.add_column(title, no_wrap=True, style="cyan", max_width=path_columns)
+    for name in ("calls", "time", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=columns)
+    for file in files:
+        table.add_row(
+            shortened(printable(file.path or _UNNAMED), path_columns),
+            shown_count(file.calls),
+            shown_time(file.time_ns),
+            shown_bytes(file.bytes) if file.bytes else "",
+        )
+    return table
+
+
+def printable(text: str) -> str:
+    """Return a text in which nothing controls the terminal."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
+
+
+def shortened(path: str, columns: int) -> str:
+    """Return a path that fits: its end says more than its middle."""
+    if len(path) <= columns:
+        return path
+    head = columns // 4
+    return path[:head] + "..." + path[len(path) - (columns - head - 3) :]
+
+
+def _losses(outcome: Outcome) -> Iterable[RenderableType]:
+    losses = outcome.summary.statistics.losses
+    if losses.is_complete:
+        yield Text("nothing was lost", style="green")
+    else:
+        yield Text(f"INCOMPLETE: {losses.summary()}", style="bold red", overflow="fold")
+    if losses.ring_full:
+        yield Padding(
+            Text("a larger --ring-buffer-size, or fewer functions, would help", style="red"),
+            (0, 0, 0, 2),
+        )
+    if outcome.failure is not None:
+        yield Text(f"the recording ended early: {outcome.failure}", style="bold red")
+    failures = outcome.attached.failures
+    if failures:
+        yield Text(
+            f"{len(failures)} of {outcome.attached.requested} functions are not recorded:",
+            style="yellow",
+        )
+        for category, function, reason in failures[:_FAILURES_SHOWN]:
+            line = f"{category} {function}: {reason}"
+            yield Padding(Text(printable(line), overflow="fold"), (0, 0, 0, 2))
+        if len(failures) > _FAILURES_SHOWN:
+            yield Padding(Text("...: --verbose names all", style="dim"), (0, 0, 0, 2))
+
+
+def _trace(outcome: Outcome) -> Text:
+    summary = outcome.summary
+    size = summary.statistics.file_bytes
+    text = Text(overflow="fold")
+    text.append("trace: ")
+    text.append(printable(str(summary.trace_path)), style="bold")
+    per_event = f", {size / summary.events:.1f} bytes an event" if summary.events else ""
+    text.append(f" ({shown_bytes(size)}{per_event})")
+    return text
