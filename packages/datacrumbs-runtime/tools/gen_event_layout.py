@@ -98,8 +98,12 @@ def struct_lines(btf: Btf, name: str, entry: dict[str, Any]) -> Iterator[str]:
     yield f"class {python_name(name)}(ctypes.Structure):"
     yield f'    """C: struct {name}, {entry["size"]} bytes."""\n'
     yield from (f"    {field}: {python}" for field, _, python in fields)
+    pairs = [f'("{field}", {c_type}),' for field, c_type, _ in fields]
+    if len(pairs) == 1:
+        yield f"\n    _fields_ = ({pairs[0]})"
+        return
     yield "\n    _fields_ = ("
-    yield from (f'        ("{field}", {c_type}),' for field, c_type, _ in fields)
+    yield from (f"        {pair}" for pair in pairs)
     yield "    )"
 
 

@@ -189,9 +189,7 @@ class Losses(ctypes.Structure):
 
     counts: "ctypes.Array[ctypes.c_uint64]"
 
-    _fields_ = (
-        ("counts", ctypes.c_uint64 * 17),
-    )
+    _fields_ = (("counts", ctypes.c_uint64 * 17),)
 
 
 class Source(ctypes.Structure):
