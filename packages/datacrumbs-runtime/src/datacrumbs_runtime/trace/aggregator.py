@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from datacrumbs_runtime.bpf.layout import Profile
 from datacrumbs_runtime.trace.pump import HISTOGRAM_SLOTS, FunctionStatistics
 from datacrumbs_runtime.trace.trace_lines import json_line
 
@@ -20,21 +21,6 @@ class NamedFunction(Protocol):
         """The ``name`` of its lines."""
 
 
-class ProfileRow(Protocol):
-    """struct dc_profile, as bpf/layout.py has it."""
-
-    count: int
-    errors: int
-    time_ns: int
-    min_ns: int
-    max_ns: int
-    bytes: int
-
-    @property
-    def histogram(self) -> Sequence[int]:
-        """Slot i counts durations in [2^i, 2^(i+1)) ns, the last all above."""
-
-
 @dataclass(slots=True)
 class _Sums:
     calls: int = 0
@@ -45,7 +31,7 @@ class _Sums:
     bytes: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_SLOTS)
 
-    def add(self, row: ProfileRow) -> None:
+    def add(self, row: Profile) -> None:
         """Add the sums of one CPU."""
         self.calls += row.count
         self.errors += row.errors
@@ -90,7 +76,7 @@ class Aggregator:
         self._interval: dict[tuple[int, int], _Sums] = {}
         self._total: dict[int, _Sums] = {}
 
-    def add(self, rows: Iterable[tuple[int, int, ProfileRow]]) -> None:
+    def add(self, rows: Iterable[tuple[int, int, Profile]]) -> None:
         """Add the emptied rows of the map "profile".
 
         Args:

@@ -1,0 +1,103 @@
+"""Losses by name, their check, and when they are worth a line in the trace."""
+
+import json
+
+import pytest
+
+from datacrumbs_runtime.bpf import layout
+from datacrumbs_runtime.trace.losses import (
+    KERNEL_COUNTERS,
+    Losses,
+    LossesInTrace,
+    losses_from_counters,
+    sum_per_cpu,
+)
+
+COUNTERS = list(range(1, 18))
+
+
+def test_counters_are_named_as_in_the_programs() -> None:
+    names = [loss.name.lower() for loss in layout.Loss if loss is not layout.Loss.SLOTS]
+    assert list(KERNEL_COUNTERS) == names
+    losses = losses_from_counters(COUNTERS, written=100, bad_records=2, unknown_ids=3, unwritten=4)
+    for loss in layout.Loss:
+        if loss is not layout.Loss.SLOTS:
+            assert getattr(losses, loss.name.lower()) == COUNTERS[loss]
+    assert (losses.written, losses.bad_records) == (100, 2)
+    assert (losses.unknown_ids, losses.unwritten) == (3, 4)
+
+
+@pytest.mark.parametrize("count", [0, 16, 18])
+def test_another_number_of_counters_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} counters instead of 17"):
+        losses_from_counters([0] * count)
+
+
+def test_cpus_are_added_up() -> None:
+    assert sum_per_cpu([[1, 2, 3], [10, 20, 30]]) == [11, 22, 33]
+    assert sum_per_cpu([]) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "unaccounted"),
+    [
+        (Losses(offered=10, written=10), 0),
+        (Losses(offered=10, written=7, ring_full=3), 0),
+        (Losses(offered=10, written=6, ring_full=3, bad_records=1), 0),
+        (Losses(offered=10, written=6, ring_full=3), 1),
+        (Losses(offered=10, written=11), -1),
+    ],
+)
+def test_offered_is_written_and_dropped(losses: Losses, unaccounted: int) -> None:
+    assert losses.unaccounted == unaccounted
+    assert not (losses.is_complete and unaccounted)
+
+
+@pytest.mark.parametrize(
+    ("losses", "line"),
+    [
+        (Losses(offered=5, written=5), "lost no calls"),
+        (
+            Losses(offered=1200, written=1000, ring_full=200),
+            "lost 200 of 1,200 calls: 200 found the ring buffer full",
+        ),
+        (
+            Losses(offered=5, written=5, unwritten=2, unknown_ids=1),
+            "lost 2 of 5 calls: 2 found the disk full, 1 names missing in lines",
+        ),
+        (Losses(offered=5, written=4), "lost no calls: 1 not accounted for"),
+    ],
+)
+def test_one_line_for_people(losses: Losses, line: str) -> None:
+    assert losses.summary() == line
+
+
+def test_complete_means_that_nothing_is_missing() -> None:
+    assert Losses(offered=3, written=3, below_threshold=9, filtered=4, entered=16).is_complete
+    for name in ("unwritten", "strings_full", "arguments", "missed_begin", "spans_full"):
+        assert not Losses(offered=3, written=3, **{name: 1}).is_complete
+
+
+def test_a_line_when_something_was_lost_and_at_the_end() -> None:
+    in_trace = LossesInTrace("00ff")
+    assert in_trace.line(Losses(offered=5, written=5, entered=6), 10) is None
+    first = in_trace.line(Losses(offered=8, written=6, entered=9, ring_full=2), 20)
+    assert first is not None
+    line = json.loads(first)
+    assert (line["name"], line["cat"], line["ph"]) == ("datacrumbs_losses", "dftracer", "M")
+    assert line["args"] == {
+        "hhash": "00ff",
+        "at": 20,
+        "final": False,
+        "lost": 2,
+        "offered": 8,
+        "ring_full": 2,
+        "entered": 9,
+        "written": 6,
+    }
+    assert in_trace.line(Losses(offered=9, written=7, entered=10, ring_full=2), 30) is None
+    last = in_trace.line(Losses(offered=9, written=7, ring_full=2), 40, is_last=True)
+    assert last is not None
+    arguments = json.loads(last)["args"]
+    assert arguments["final"] is True
+    assert set(KERNEL_COUNTERS) < set(arguments)
