@@ -9,11 +9,10 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from datacrumbs_runtime.bpf.layout import Loss
 from datacrumbs_runtime.bpf.loader import Loaded
-from datacrumbs_runtime.trace.aggregator import Aggregator, NamedFunction, ProfileRow
+from datacrumbs_runtime.trace.aggregator import Aggregator, NamedFunction
 from datacrumbs_runtime.trace.clock import clock_offset_ns
 from datacrumbs_runtime.trace.losses import Losses, LossesInTrace, losses_from_counters
 from datacrumbs_runtime.trace.pump import FunctionStatistics, Pump
@@ -203,8 +202,7 @@ class Drainer:
             entries = self._loaded.take_profile()
             with self._lock:
                 self._aggregator.add(
-                    (entry.key.function, entry.key.process, cast(ProfileRow, entry.sums))
-                    for entry in entries
+                    (entry.key.function, entry.key.process, entry.sums) for entry in entries
                 )
                 lines = self._aggregator.take_lines(self._profile_begin_us, end_us)
             if lines:
