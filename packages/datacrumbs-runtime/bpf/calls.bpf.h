@@ -219,7 +219,8 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, __s64 ret)
 	return 0;
 }
 
-static __always_inline __u32 log2_slot(__u64 value)
+/* Global, so that the verifier takes the result for any number instead of following each case. */
+__noinline __u32 dc_log2_slot(__u64 value)
 {
 	__u32 slot = 0;
 
@@ -242,24 +243,27 @@ static __always_inline int is_error(struct dc_function *function, __s64 ret)
 	       ((function->flags & DC_FUNCTION_MINUS_ERROR) && ret == -1);
 }
 
-static __always_inline void lower_to(__u64 *minimum, __u64 value)
+#define DC_ATTEMPTS 8 /* others on this CPU may change the value between reading and writing it */
+
+__noinline int dc_note_extremes(struct dc_profile *sums, __u64 duration)
 {
-	for (int i = 0; i < 8; i++) {
-		__u64 old = *(volatile __u64 *)minimum;
+	if (!sums)
+		return -1;
+	for (int i = 0; i < DC_ATTEMPTS; i++) {
+		__u64 old = *(volatile __u64 *)&sums->min_ns;
 
-		if (old <= value || __sync_val_compare_and_swap(minimum, old, value) == old)
-			return;
+		if (old <= duration ||
+		    __sync_val_compare_and_swap(&sums->min_ns, old, duration) == old)
+			break;
 	}
-}
+	for (int i = 0; i < DC_ATTEMPTS; i++) {
+		__u64 old = *(volatile __u64 *)&sums->max_ns;
 
-static __always_inline void raise_to(__u64 *maximum, __u64 value)
-{
-	for (int i = 0; i < 8; i++) {
-		__u64 old = *(volatile __u64 *)maximum;
-
-		if (old >= value || __sync_val_compare_and_swap(maximum, old, value) == old)
-			return;
+		if (old >= duration ||
+		    __sync_val_compare_and_swap(&sums->max_ns, old, duration) == old)
+			break;
 	}
+	return 0;
 }
 
 /*
@@ -296,9 +300,9 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u6
 	}
 	__sync_fetch_and_add(&sums->count, 1);
 	__sync_fetch_and_add(&sums->time_ns, duration);
-	__sync_fetch_and_add(&sums->histogram[log2_slot(duration) & (DC_HISTOGRAM_SLOTS - 1)], 1);
-	lower_to(&sums->min_ns, duration);
-	raise_to(&sums->max_ns, duration);
+	__sync_fetch_and_add(&sums->histogram[dc_log2_slot(duration) & (DC_HISTOGRAM_SLOTS - 1)],
+			     1);
+	dc_note_extremes(sums, duration);
 	if (is_error(function, ret))
 		__sync_fetch_and_add(&sums->errors, 1);
 	else if ((function->flags & DC_FUNCTION_BYTES) && ret > 0) {

@@ -83,21 +83,21 @@ static __always_inline struct dc_scratch *scratch_buffer(__u32 buffer)
 	return bpf_map_lookup_elem(&scratch, &buffer);
 }
 
-/* Take a scratch buffer of this CPU. Others may hold some: programs are preempted, not migrated. */
-static __always_inline struct dc_scratch *take_scratch(__u32 *buffer)
+/*
+ * Take a scratch buffer of this CPU and return its number, or -1. Others may hold some: programs
+ * are preempted, though not migrated. Global, as are the other parts of what is sent: the verifier
+ * looks at each once, and not at their combinations.
+ */
+__noinline int dc_take_scratch(void)
 {
-	for (__u32 i = 0; i < DC_SCRATCH_BUFFERS; i++) {
-		struct dc_scratch *taken = scratch_buffer(i);
+	for (__u32 buffer = 0; buffer < DC_SCRATCH_BUFFERS; buffer++) {
+		struct dc_scratch *taken = scratch_buffer(buffer);
 
-		if (!taken)
-			return NULL;
-		if (__sync_val_compare_and_swap(&taken->busy, 0, 1) == 0) {
-			*buffer = i;
-			return taken;
-		}
+		if (taken && __sync_val_compare_and_swap(&taken->busy, 0, 1) == 0)
+			return buffer;
 	}
 	count_loss(DC_LOSS_SCRATCH_BUSY);
-	return NULL;
+	return -1;
 }
 
 static __always_inline void release_scratch(struct dc_scratch *taken)
@@ -106,12 +106,14 @@ static __always_inline void release_scratch(struct dc_scratch *taken)
 }
 
 /* One step: returns 1 at the root. */
-static long walk_step(__u64 index, struct dc_walk *walk)
+__noinline int dc_walk_step(struct dc_walk *walk)
 {
-	__u64 dentry = walk->dentry;
-	__u64 mount = walk->mount;
-	__u64 parent;
+	__u64 dentry, mount, parent;
 
+	if (!walk)
+		return 1;
+	dentry = walk->dentry;
+	mount = walk->mount;
 	if (dentry == walk->root_dentry && mount == walk->root_mount)
 		return 1;
 	if (dentry == (__u64)READ(mount, mount, mnt.mnt_root)) {
@@ -148,6 +150,12 @@ static long walk_step(__u64 index, struct dc_walk *walk)
 	return 0;
 }
 
+/* A step is a global function for the verifier's sake: it forgets what it knew of the last one. */
+static long walk_step(__u64 index, struct dc_walk *walk)
+{
+	return dc_walk_step(walk) != 0;
+}
+
 static __always_inline void begin_walk(struct dc_walk *walk, __u64 dentry, __u64 mount)
 {
 	__u64 fs = (__u64)READ(bpf_get_current_task_btf(), task_struct, fs);
@@ -162,11 +170,15 @@ static __always_inline void begin_walk(struct dc_walk *walk, __u64 dentry, __u64
 	walk->cut = 0;
 }
 
-/* Send what a scratch buffer holds. Returns 0 if it found room. */
-static __always_inline int send_string(struct dc_scratch *from, __u32 length)
+/* Send what a scratch buffer holds; once only, if it has an id. */
+__noinline int dc_send_string(__u32 buffer, __u32 length)
 {
+	struct dc_scratch *from = scratch_buffer(buffer);
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u8 seen = 1;
 
+	if (!from)
+		return -1;
 	from->string.time_ns = bpf_ktime_get_ns();
 	from->string.process = pid_tgid >> 32;
 	from->string.thread = (__u32)pid_tgid;
@@ -180,23 +192,32 @@ static __always_inline int send_string(struct dc_scratch *from, __u32 length)
 		count_loss(DC_LOSS_STRINGS_FULL);
 		return -1;
 	}
+	/* after it was sent: who finds it here may use the id at once */
+	bpf_map_update_elem(&seen_strings, &from->string.id, &seen, BPF_ANY);
 	return 0;
 }
 
-/* Tell user space the name behind an id, once. Later calls may only use it after it was sent. */
-static __always_inline void send_file(__u64 id, __u64 dentry, __u64 mount, __u64 inode)
+/* Tell user space the name behind an id. */
+__noinline int dc_send_file(struct dc_name *name_of, __u64 id)
 {
-	__u64 super_block = (__u64)READ(inode, inode, i_sb);
-	__u64 magic = READ(super_block, super_block, s_magic);
-	__u32 mode = READ(inode, inode, i_mode);
-	struct dc_walk walk;
+	__u64 dentry, mount, inode, super_block, magic;
 	struct dc_scratch *to;
-	__u32 buffer = 0;
-	__u8 seen = 1;
+	struct dc_walk walk;
+	int buffer;
+	__u32 mode;
 
-	to = take_scratch(&buffer);
+	buffer = dc_take_scratch();
+	if (!name_of || buffer < 0)
+		return 0;
+	to = scratch_buffer(buffer);
 	if (!to)
-		return;
+		return 0;
+	dentry = name_of->dentry;
+	mount = mount_of(name_of->vfsmount);
+	inode = name_of->inode;
+	super_block = (__u64)READ(inode, inode, i_sb);
+	magic = READ(super_block, super_block, s_magic);
+	mode = READ(inode, inode, i_mode);
 	begin_walk(&walk, dentry, mount);
 	walk.buffer = buffer;
 	walk.copy = 1;
@@ -225,9 +246,9 @@ static __always_inline void send_file(__u64 id, __u64 dentry, __u64 mount, __u64
 		if (walk.cut)
 			to->string.flags |= DC_STRING_CUT;
 	}
-	if (!send_string(to, walk.length))
-		bpf_map_update_elem(&seen_strings, &id, &seen, BPF_ANY);
+	dc_send_string(buffer, walk.length);
 	release_scratch(to);
+	return 0;
 }
 
 /* The id of what a dentry is called now, or 0. Global: verified once, for all callers. */
@@ -256,7 +277,7 @@ __noinline __u64 dc_file_id(struct dc_name *name_of)
 	}
 	walk.hash |= 1; /* never 0 */
 	if (!bpf_map_lookup_elem(&seen_strings, &walk.hash))
-		send_file(walk.hash, dentry, mount, inode);
+		dc_send_file(name_of, walk.hash);
 	return walk.hash;
 }
 

@@ -82,10 +82,13 @@ static __always_inline void send_task(struct task_struct *task, const char *name
 				      __u32 parent)
 {
 	struct dc_scratch *to;
-	__u32 buffer = 0;
+	int buffer;
 	long length;
 
-	to = take_scratch(&buffer);
+	buffer = dc_take_scratch();
+	if (buffer < 0)
+		return;
+	to = scratch_buffer(buffer);
 	if (!to)
 		return;
 	length = bpf_probe_read_kernel_str(to->text, DC_COMM_BYTES, name);

@@ -32,6 +32,22 @@ static __always_inline __u64 directory_id(int descriptor)
 	return dc_file_id(&name_of);
 }
 
+struct dc_words {
+	__u64 hash;
+	__u32 buffer;
+};
+
+/* In a callback and not in a loop: the verifier would walk all of the longest string's words. */
+static long hash_word(__u64 index, struct dc_words *words)
+{
+	struct dc_scratch *from = scratch_buffer(words->buffer);
+
+	if (!from || index >= DC_WORDS_OF_STRING)
+		return 1;
+	words->hash = mix(words->hash, *(__u64 *)&from->text[index * 8]);
+	return 0;
+}
+
 /*
  * Read a string of the current process (or of the kernel, for kernel functions) and return its id,
  * or 0 if the memory is not there. With a descriptor (not negative, or AT_FDCWD) the string is a
@@ -42,16 +58,19 @@ __noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
 	__u32 limit = is_path ? DC_MAX_TEXT_BYTES : dc_string_bytes;
 	__u64 hash = is_path ? 0x70617468 : 0x74657874;
 	struct dc_scratch *to;
-	__u32 buffer = 0;
+	struct dc_words words;
 	__u64 directory = 0;
-	__u8 seen = 1;
 	long length;
+	int buffer;
 
 	if (is_path && !address)
 		return directory_id(descriptor);
 	if (!address)
 		return 0;
-	to = take_scratch(&buffer);
+	buffer = dc_take_scratch();
+	if (buffer < 0)
+		return 0;
+	to = scratch_buffer(buffer);
 	if (!to)
 		return 0;
 	if (limit > DC_MAX_TEXT_BYTES)
@@ -72,21 +91,17 @@ __noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
 		directory = directory_id(descriptor);
 	/* the hash takes whole words: what follows the text in the last one must be defined */
 	*(__u64 *)&to->text[length & (DC_MAX_STRING_BYTES - 1)] = 0;
-	hash = mix(hash, directory);
-	for (__u32 word = 0; word < DC_WORDS_OF_STRING; word++) {
-		if (word * 8 >= length)
-			break;
-		hash = mix(hash, *(__u64 *)&to->text[word * 8]);
-	}
-	hash = mix(hash, length) | 1;
+	words.hash = mix(hash, directory);
+	words.buffer = buffer;
+	bpf_loop((length + 7) / 8, hash_word, &words, 0);
+	hash = mix(words.hash, length) | 1;
 	if (!bpf_map_lookup_elem(&seen_strings, &hash)) {
 		to->string.id = hash;
 		to->string.directory = directory;
 		to->string.number = 0;
 		to->string.kind = is_path ? DC_STRING_PATH : DC_STRING_TEXT;
 		to->string.flags = length >= limit ? DC_STRING_CUT : 0;
-		if (!send_string(to, length))
-			bpf_map_update_elem(&seen_strings, &hash, &seen, BPF_ANY);
+		dc_send_string(buffer, length);
 	}
 	release_scratch(to);
 	return hash;
