@@ -1,5 +1,7 @@
 """Host configurations: which functions of which libraries and of the kernel are to be probed."""
 
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,19 +83,26 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> HostConfig:
     Raises:
         ConfigurationError: The file cannot be read at all.
     """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(yaml_nodes.MAX_FILE_BYTES + 1)
-        if path.is_dir() or not path.is_file():
-            raise ConfigurationError(f"{path}: not a regular file")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    data = _bytes(path)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path}:{line}: not UTF-8 text") from error
     return parse(text, str(path), variables)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigurationError(f"{path}: not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
+        return stream.read(yaml_nodes.MAX_FILE_BYTES + 1)
 
 
 def parse(text: str, where: str, variables: Mapping[str, str] | None = None) -> HostConfig:

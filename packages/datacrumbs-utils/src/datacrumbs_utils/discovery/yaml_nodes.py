@@ -120,7 +120,7 @@ class _Composer:
         before = self._node_count
         self._count(1, position)
         if isinstance(event, yaml.ScalarEvent):
-            node = Scalar(event.value, event.style is None, position)
+            node = Scalar(event.value, not event.style, position)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = self._sequence(position, depth)
         else:
