@@ -129,7 +129,7 @@ def command(
 
     signals = Signals()
     from datacrumbs_runtime.engine import RunSettings
-    from datacrumbs_utils.recording import child, privileges, session
+    from datacrumbs_utils.recording import child, requirements, session
     from datacrumbs_utils.recording import output as output_module
     from datacrumbs_utils.recording import probes as probes_module
     from datacrumbs_utils.recording.quantities import size_bytes, time_ns
@@ -142,6 +142,8 @@ def command(
         include_kernel_threads=kernel_threads,
         max_tier=max_tier,
     )
+    if not dry_run:
+        requirements.require()
     request = session.Request(
         probes=probes_module.load(probes),
         settings=settings,
@@ -158,7 +160,6 @@ def command(
     if dry_run:
         _say_what_would_be_recorded(request)
         return 0
-    privileges.require()
     session.check_processes(pids)
     outcome = session.record(request, signals, _say_ready if pids and not quiet else _say_nothing)
     _report(command, pids, outcome, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -277,4 +277,4 @@ class TypeTable:
             name = self.name(type_id)
         else:
             name = self.c_type(type_id).name
-        return pointer_to(f"const {name}" if constant else name)
+        return pointer_to(f"const {name}" if constant and not name.endswith("*") else name)

@@ -27,6 +27,7 @@ class Kind(Enum):
     FLOAT = "floating point"
     LONG_DOUBLE = "long double"
     STRUCTURE = "structure by value"
+    REFERENCE = "object by value, of which a copy's address is handed over"
     UNKNOWN = "unknown type"
 
 
@@ -50,6 +51,9 @@ class CType:
     integer_registers: int = 0
 
 
+_UNCAPTURABLE = frozenset(
+    {Kind.FLOAT, Kind.LONG_DOUBLE, Kind.STRUCTURE, Kind.REFERENCE, Kind.UNKNOWN}
+)
 VOID = CType("void", 0, Kind.VOID, "void")
 UNKNOWN = CType("?", EIGHTBYTE, Kind.UNKNOWN, "?")
 
@@ -95,15 +99,18 @@ class Signature:
         missing: list[str] = []
         # A structure that is returned in memory takes the first register for its address.
         register = int(
-            self.returns.kind is Kind.STRUCTURE
-            and self.returns.num_bytes > MAX_REGISTER_STRUCTURE_BYTES
+            self.returns.kind is Kind.REFERENCE
+            or (
+                self.returns.kind is Kind.STRUCTURE
+                and self.returns.num_bytes > MAX_REGISTER_STRUCTURE_BYTES
+            )
         )
         for position, parameter in enumerate(self.parameters):
             label = parameter.label or f"arg{position}"
             c_type = parameter.type
-            if c_type.kind in (Kind.FLOAT, Kind.LONG_DOUBLE, Kind.STRUCTURE, Kind.UNKNOWN):
+            if c_type.kind in _UNCAPTURABLE:
                 missing.append(f"{label}: {c_type.kind.value} ({c_type.name})")
-                needed = c_type.integer_registers
+                needed = 1 if c_type.kind is Kind.REFERENCE else c_type.integer_registers
                 register += needed if register + needed <= MAX_ARGUMENTS else 0
             elif c_type.num_bytes > EIGHTBYTE:
                 missing.append(f"{label}: larger than a register ({c_type.name})")
@@ -183,8 +190,8 @@ def _plain_integer(name: str, num_bytes: int, signed: bool) -> str:
 def typedef(name: str, target: CType) -> CType:
     """Return ``target`` under another name."""
     if target.kind is Kind.POINTER:
-        # The target is spelled out: what it points to decides how it is read.
-        plain = target.name if target.name.endswith("char *") else name
+        # A text stays recognisable behind any name.
+        plain = target.name if target.name == "const char *" else name
         return CType(plain, target.num_bytes, target.kind, target.base)
     if name == "bool":
         return CType("bool", target.num_bytes, target.kind, "bool")

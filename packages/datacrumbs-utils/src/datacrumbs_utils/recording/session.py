@@ -100,10 +100,13 @@ def record(request: Request, signals: Signals, on_ready: Callable[[Path], None])
                 child.adopt_orphans()
             command = child.StoppedChild(program, request.command, request.user, signals.mask)
             undo.callback(command.discard)
+        traces: list[Path] = []
+        # When the engine has closed it: a trace of nothing is not worth keeping.
+        undo.callback(_remove, traces)
         engine = undo.enter_context(
             Engine(request.probes.probe_file, path, identity, request.settings)
         )
-        undo.callback(engine.trace_path.unlink, missing_ok=True)
+        traces.append(engine.trace_path)
         attached = engine.attach()
         interrupted = signals.stop_requested()
         if interrupted is not None:
@@ -130,6 +133,11 @@ def record(request: Request, signals: Signals, on_ready: Callable[[Path], None])
             signals.wait_for_processes(request.pids, request.duration_s)
         failure = engine.failure
         return Outcome(engine.stop(), attached, status, failure)
+
+
+def _remove(traces: list[Path]) -> None:
+    for trace in traces:
+        trace.unlink(missing_ok=True)
 
 
 def _stop(engine: Engine) -> None:

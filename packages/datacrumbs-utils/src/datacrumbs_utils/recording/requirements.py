@@ -1,4 +1,4 @@
-"""Whether this process may record at all."""
+"""Whether this process may record at all, on this kernel."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from datacrumbs_runtime.errors import KernelError
 
 # include/uapi/linux/capability.h
 CAPABILITIES = {"CAP_SYS_ADMIN": 21, "CAP_SYS_RESOURCE": 24, "CAP_PERFMON": 38, "CAP_BPF": 39}
+KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 _STATUS = Path("/proc/self/status")
 
 
@@ -33,6 +34,12 @@ def require() -> None:
     Raises:
         KernelError: It may not; the hint says how it can.
     """
+    if not KERNEL_TYPES.exists():
+        raise KernelError(
+            f"this kernel has no type information (BTF): {KERNEL_TYPES} is missing",
+            hint="it needs CONFIG_DEBUG_INFO_BTF, as distributions have it since Linux 5.10, "
+            "and /sys must be mounted",
+        )
     lacking = missing()
     if lacking:
         raise KernelError(
