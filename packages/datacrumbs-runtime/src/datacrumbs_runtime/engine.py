@@ -295,7 +295,7 @@ class Engine:
             detach_ns,
         )
         losses = summary.statistics.losses
-        log = logger.info if losses.is_complete else logger.warning
+        log = logger.warning if losses.lost_calls or losses.unaccounted else logger.info
         log("%s: %d calls, %s", summary.trace_path, summary.events, losses.summary())
         return summary
 
