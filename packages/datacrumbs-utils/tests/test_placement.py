@@ -130,7 +130,7 @@ def test_result_comes_from_the_cache_and_a_damaged_cache_is_ignored(
     for damage in ("", "{", "[]", '{"version":1,"results":[]}', "\x00" * 100):
         stored.write_text(damage)
         assert place(library) == first
-    document["results"] = dict.fromkeys(document["results"], [1, "no", 2])
+    document["results"] = {key: [1, "no", key] for key in document["results"]}
     stored.write_text(json.dumps(document))
     assert place(library) == first
 

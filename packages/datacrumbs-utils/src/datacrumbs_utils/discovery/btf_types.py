@@ -242,8 +242,8 @@ class TypeTable:
         if kind in (KIND_ENUM, KIND_ENUM64):
             words, position = self._row(type_id)
             signed = bool(words[position + 1] >> 31)
-            base = integer("", size, signed=signed)
-            return CType(f"enum {self.name(type_id)}".strip(), size, base.kind, base.base)
+            name = f"enum {self.name(type_id)}".strip()
+            return CType(name, size, Kind.SIGNED if signed else Kind.UNSIGNED, name)
         if kind in (KIND_STRUCT, KIND_UNION):
             word = "struct" if kind == KIND_STRUCT else "union"
             return structure(f"{word} {self.name(type_id)}".strip(), size, lambda part: True)

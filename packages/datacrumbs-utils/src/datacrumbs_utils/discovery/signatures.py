@@ -39,7 +39,7 @@ class CType:
         name: As declared, with the ``const`` of what a pointer points to.
         num_bytes: Its size.
         kind: How a value of it is handed over.
-        base: The plain type behind a typedef: ``unsigned int`` for ``mode_t``.
+        base: The plain type behind a typedef: ``unsigned int`` for ``mode_t``, ``enum colour``.
         integer_registers: Structures: how many integer registers one takes; 0: none, it goes on
             the stack or into floating point registers.
     """
@@ -84,7 +84,7 @@ class Signature:
         """Return the declaration as C writes it."""
         parts = [_declaration(one.type.name, one.label) for one in self.parameters]
         parts += ["..."] if self.variadic else []
-        return f"{_declaration(self.returns.name, name)}({', '.join(parts) or 'void'})"
+        return _declaration(self.returns.name, f"{name}({', '.join(parts) or 'void'})")
 
     def arguments(self) -> tuple[Argument, ...]:
         """Return the parameters that a probe can read, with the register of each."""
@@ -131,7 +131,7 @@ def captured_name(c_type: CType) -> str:
     Names that every reader knows stay (``size_t``, ``mode_t``); others become the plain type behind
     them, which says whether the value has a sign.
     """
-    if c_type.kind is Kind.POINTER or c_type.name in TYPE_BYTES or c_type.name.startswith("enum "):
+    if c_type.kind is Kind.POINTER or c_type.name in TYPE_BYTES:
         return c_type.name
     return c_type.base
 
@@ -195,9 +195,8 @@ def typedef(name: str, target: CType) -> CType:
         return CType(plain, target.num_bytes, target.kind, target.base)
     if name == "bool":
         return CType("bool", target.num_bytes, target.kind, "bool")
-    if target.name.startswith("enum "):
-        shown = target.name if target.name != "enum" else f"enum {name}"
-        return CType(shown, target.num_bytes, target.kind, target.base)
+    if target.name == "enum":
+        return CType(name, target.num_bytes, target.kind, f"enum {name}")
     return CType(name, target.num_bytes, target.kind, target.base, target.integer_registers)
 
 
