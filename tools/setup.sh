@@ -84,6 +84,15 @@ has_program() { # NAME
 	[[ -n $(compgen -c "$1" | grep -xE "$1(-[0-9]+)?") ]]
 }
 
+# Debian 12 calls clang 14 "clang"; the tests of the BPF programs use 16.
+TESTED_CLANG=16
+
+has_current_clang() {
+	command -v "clang-$TESTED_CLANG" >/dev/null && return
+	local version
+	version=$(clang -dumpversion 2>/dev/null) && ((${version%%.*} >= TESTED_CLANG))
+}
+
 # Print what is missing, one need a line.
 missing_needs() {
 	if system_python >/dev/null; then
@@ -93,7 +102,7 @@ missing_needs() {
 		printf '%s\n' python venv python-headers
 	fi
 	[[ -e /usr/include/stdio.h ]] && command -v cc >/dev/null || echo compiler
-	has_program clang || echo clang
+	has_current_clang || echo clang
 	has_program llvm-strip || echo llvm
 	[[ -e /usr/include/bpf/bpf_helpers.h ]] || echo libbpf
 	command -v cmake >/dev/null || echo cmake
@@ -107,6 +116,7 @@ debian_package() { # NEED
 	python-headers) echo python3-dev ;;
 	compiler) echo gcc libc6-dev ;;
 	libbpf) echo libbpf-dev ;;
+	clang) echo "clang-$TESTED_CLANG|clang" ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -133,10 +143,18 @@ distribution() {
 }
 
 # One source that does not answer is no reason to give up, hence the status of the update is not
-# looked at; what it said is in the log and explains why the installation fails.
+# looked at; what it said is in the log and explains why the installation fails. Of alternatives
+# with | between them the first is taken that the distribution has.
 apt_install() { # PACKAGE...
 	apt-get -q update
-	apt-get -qy install --no-install-recommends "$@"
+	local package packages=()
+	for package; do
+		if [[ $package == *'|'* ]] && apt-cache show "${package%%|*}" >/dev/null 2>&1; then
+			package=${package%%|*}
+		fi
+		packages+=("${package##*|}")
+	done
+	apt-get -qy install --no-install-recommends "${packages[@]}"
 }
 
 install_debian_packages() { # PACKAGE...
