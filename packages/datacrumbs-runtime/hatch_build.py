@@ -64,7 +64,7 @@ def preprocesses(compiler: list[str], text: str) -> bool:
 
 
 def clang_candidates() -> Iterator[str]:
-    """Yield the clang to use: $CLANG if it is set, else those on PATH, the tested and newest first."""
+    """Yield the clang to use: $CLANG if set, else those on PATH, the tested and newest first."""
     chosen = os.environ.get("CLANG")
     if chosen:
         yield chosen
