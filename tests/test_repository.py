@@ -1,6 +1,7 @@
 """Rules about the repository itself that no linter knows."""
 
 import ast
+import dataclasses
 import importlib.metadata
 import re
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import tomli
+
+from datacrumbs_runtime.trace.losses import Losses
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -112,3 +115,9 @@ def test_no_file_of_a_build_is_committed() -> None:
     ).stdout.split()
     built = re.compile(r"\.(o|so|pyc|pfw\.gz)$|(^|/)(__pycache__|\.venv|dist)/|\.egg-info/")
     assert [name for name in files if built.search(name) and "/tests/" not in name] == []
+
+
+def test_every_loss_counter_is_documented() -> None:
+    page = (ROOT / "docs/formats/trace.md").read_text()
+    for field in dataclasses.fields(Losses):
+        assert f"| `{field.name}` |" in page
