@@ -88,14 +88,17 @@ def binary_category(choice: Choice) -> Category:
     entry, path = choice.entry, choice.path
     if path is None:
         raise ValueError("a choice of binary functions without its binary")
+    arguments, returns = _signatures(choice, path, tuple(choice.chosen))
     # Several versions of one symbol are several functions: they are placed by their full names.
     named = [replace(one, symbol=function) for function, one in choice.chosen.items()]
-    places = placement.place(path, named)
+    registers = {
+        function: {argument.index for argument in found} for function, found in arguments.items()
+    }
     placed: dict[str, int] = {}
-    for function, place in places.items():
+    for function, place in placement.place(path, named, registers).items():
         if place.refused is not None:
             choice.refused[function] = place.refused
-            choice.chosen.pop(function, None)
+            del choice.chosen[function]
             continue
         if place.file_offset != choice.chosen[function].file_offset:
             placed[function] = place.file_offset
@@ -104,13 +107,12 @@ def binary_category(choice: Choice) -> Category:
         if plain_symbol(function) in LEAF_FUNCTIONS:
             choice.expensive[function] = "called so often that a probe dominates its cost"
     functions = tuple(choice.chosen)
-    arguments, returns = _signatures(choice, path, functions)
     return Category(
         entry.probe,
         entry.category,
         functions,
-        arguments=arguments,
-        returns=returns,
+        arguments={name: arguments[name] for name in functions if name in arguments},
+        returns={name: returns[name] for name in functions if name in returns},
         binary_path=str(path),
         include_offsets=entry.include_offsets,
         build_id=elf.build_id(path),
@@ -170,7 +172,7 @@ def _sources(
     choice: Choice, path: Path, open_names: dict[str, tuple[str, ...]]
 ) -> Iterable[tuple[str, dict[str, Signature]]]:
     """Yield what debugging information, then each header, says of the functions still open."""
-    from datacrumbs_utils.discovery import dwarf, headers
+    from datacrumbs_utils.discovery import dwarf
 
     def by_function(found: dict[str, Signature]) -> dict[str, Signature]:
         result = {}
@@ -194,6 +196,8 @@ def _sources(
     for header in [*filter(None, named), *library_headers.usual(path)]:
         if not open_names:
             return
+        from datacrumbs_utils.discovery import headers
+
         try:
             yield header.name, by_function(headers.signatures(header, wanted()))
         except DatacrumbsError as error:
