@@ -117,7 +117,8 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
         unregistrable = attach_uprobes.attach_registration(
             loaded, links, tier, chosen.client_libraries
         )
-        refusals |= attach_uprobes.attach_functions(loaded, links, tier, registry.uprobes)
+        if registry.uprobes:
+            refusals |= attach_uprobes.attach_functions(loaded, links, tier, registry.uprobes)
         if registry.usdt:
             refusals |= attach_uprobes.attach_usdt(loaded, links, tier, registry.usdt)
     else:
