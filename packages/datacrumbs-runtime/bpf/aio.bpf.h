@@ -45,12 +45,15 @@ static __always_inline void aio_key(struct dc_span_key *key, __u64 iocb)
 	key->function = DC_AIO_KEY | bpf_get_current_pid_tgid() >> 32;
 }
 
+/* Filled in where it lies: together with the walk of its file's name it is too much for a stack. */
+static const struct dc_span new_span = {};
+
 static long begin_request(__u64 index, struct dc_aio_batch *batch)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct dc_span_key key = {};
 	struct dc_iocb iocb = {};
-	struct dc_span span;
+	struct dc_span *span;
 	__u64 address = 0;
 	__u32 function;
 
@@ -63,19 +66,23 @@ static long begin_request(__u64 index, struct dc_aio_batch *batch)
 	function = dc_aio_functions[iocb.opcode];
 	if (!function)
 		return 0;
-	__builtin_memset(&span, 0, sizeof(span));
-	span.process = pid_tgid >> 32;
-	span.thread = (__u32)pid_tgid;
-	span.pending.start_ns = batch->time_ns;
-	span.pending.function = function - 1;
-	if (note_file(&span.pending, NULL, file_of_descriptor(iocb.descriptor)))
-		set_value(&span.pending, 0, span.pending.file);
-	set_value(&span.pending, 1, iocb.offset);
-	set_value(&span.pending, 2, iocb.bytes);
 	aio_key(&key, address);
 	count_loss(DC_LOSS_ENTERED);
-	if (bpf_map_update_elem(&spans, &key, &span, BPF_ANY))
+	span = NULL;
+	if (!bpf_map_update_elem(&spans, &key, &new_span, BPF_ANY))
+		span = bpf_map_lookup_elem(&spans, &key);
+	if (!span) {
 		count_loss(DC_LOSS_SPANS_FULL);
+		return 0;
+	}
+	span->process = pid_tgid >> 32;
+	span->thread = (__u32)pid_tgid;
+	span->pending.start_ns = batch->time_ns;
+	span->pending.function = function - 1;
+	if (note_file(&span->pending, NULL, file_of_descriptor(iocb.descriptor)))
+		set_value(&span->pending, 0, span->pending.file);
+	set_value(&span->pending, 1, iocb.offset);
+	set_value(&span->pending, 2, iocb.bytes);
 	return 0;
 }
 
@@ -95,7 +102,7 @@ static long end_request(__u64 index, struct dc_aio_batch *batch)
 		return 0;
 	function = function_row(span->pending.function);
 	if (function)
-		finish_call(function, &span->pending, (__u64)span->process << 32 | span->thread,
+		settle_call(function, &span->pending, (__u64)span->process << 32 | span->thread,
 			    batch->time_ns, event.result, 0);
 	bpf_map_delete_elem(&spans, &key);
 	return 0;

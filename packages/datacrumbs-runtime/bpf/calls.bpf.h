@@ -373,14 +373,12 @@ full:
 	count_loss(DC_LOSS_RING_FULL);
 }
 
-/* A call has ended: filter it, count it or write it. */
-static __always_inline void finish_call(struct dc_function *function, struct dc_pending *pending,
+/* All values of a call are there: filter it, count it or write it. */
+static __always_inline void settle_call(struct dc_function *function, struct dc_pending *pending,
 					__u64 pid_tgid, __u64 end_ns, __s64 ret, __u32 flags)
 {
 	__u64 duration = end_ns - pending->start_ns;
 
-	if (wants_exit_values(function))
-		dc_take_exit_values(pending, ret);
 	if ((function->flags & DC_FUNCTION_FILE_ONLY) && !(pending->present & 1)) {
 		count_loss(DC_LOSS_FILTERED);
 		return;
@@ -392,6 +390,14 @@ static __always_inline void finish_call(struct dc_function *function, struct dc_
 		return;
 	}
 	write_call(function, pending, pid_tgid, duration, ret, flags);
+}
+
+static __always_inline void finish_call(struct dc_function *function, struct dc_pending *pending,
+					__u64 pid_tgid, __u64 end_ns, __s64 ret, __u32 flags)
+{
+	if (wants_exit_values(function))
+		dc_take_exit_values(pending, ret);
+	settle_call(function, pending, pid_tgid, end_ns, ret, flags);
 }
 
 #endif /* DATACRUMBS_CALLS_BPF_H */

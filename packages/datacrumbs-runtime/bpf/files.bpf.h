@@ -197,34 +197,32 @@ __noinline int dc_send_string(__u32 buffer, __u32 length)
 	return 0;
 }
 
-/* Tell user space the name behind an id. */
-__noinline int dc_send_file(struct dc_name *name_of, __u64 id)
+/* Tell user space the name behind walk->hash. The walk, which found the root, is used again. */
+static __always_inline void send_file(struct dc_walk *walk, __u64 dentry, __u64 mount, __u64 inode)
 {
-	__u64 dentry, mount, inode, super_block, magic;
+	__u64 super_block, magic;
 	struct dc_scratch *to;
-	struct dc_walk walk;
 	int buffer;
 	__u32 mode;
 
 	buffer = dc_take_scratch();
-	if (!name_of || buffer < 0)
-		return 0;
+	if (buffer < 0)
+		return;
 	to = scratch_buffer(buffer);
 	if (!to)
-		return 0;
-	dentry = name_of->dentry;
-	mount = mount_of(name_of->vfsmount);
-	inode = name_of->inode;
+		return;
 	super_block = (__u64)READ(inode, inode, i_sb);
 	magic = READ(super_block, super_block, s_magic);
 	mode = READ(inode, inode, i_mode);
-	begin_walk(&walk, dentry, mount);
-	walk.buffer = buffer;
-	walk.copy = 1;
-	to->string.id = id;
+	to->string.id = walk->hash;
 	to->string.directory = 0;
 	to->string.number = READ(inode, inode, i_ino);
 	to->string.flags = 0;
+	walk->dentry = dentry;
+	walk->mount = mount;
+	walk->length = 0;
+	walk->buffer = buffer;
+	walk->copy = 1;
 	if (magic == DC_MAGIC_PIPE) {
 		to->string.kind = DC_STRING_PIPE;
 	} else if (magic == DC_MAGIC_SOCKET) {
@@ -237,24 +235,23 @@ __noinline int dc_send_file(struct dc_name *name_of, __u64 id)
 						  (const void *)READ(dentry, dentry, d_name.name));
 
 		to->string.kind = DC_STRING_ANONYMOUS;
-		walk.length = length > 0 ? length : 0;
+		walk->length = length > 0 ? length : 0;
 	} else {
 		to->string.kind = DC_STRING_FILE;
 		if ((mode & DC_FILE_TYPE_MASK) == DC_FILE_DIRECTORY)
 			to->string.flags |= DC_STRING_DIRECTORY;
-		bpf_loop(DC_MAX_PATH_DEPTH, walk_step, &walk, 0);
-		if (walk.cut)
+		bpf_loop(DC_MAX_PATH_DEPTH, walk_step, walk, 0);
+		if (walk->cut)
 			to->string.flags |= DC_STRING_CUT;
 	}
-	dc_send_string(buffer, walk.length);
+	dc_send_string(buffer, walk->length);
 	release_scratch(to);
-	return 0;
 }
 
 /* The id of what a dentry is called now, or 0. Global: verified once, for all callers. */
 __noinline __u64 dc_file_id(struct dc_name *name_of)
 {
-	__u64 dentry, mount, inode;
+	__u64 dentry, mount, inode, id;
 	struct dc_walk walk;
 
 	if (!name_of || !name_of->dentry || !name_of->vfsmount || !name_of->inode)
@@ -275,10 +272,11 @@ __noinline __u64 dc_file_id(struct dc_name *name_of)
 		walk.hash = mix(mix(walk.hash, READ(inode, inode, i_ino)), dentry);
 		walk.hash = mix(mix(walk.hash, name[0]), name[1]);
 	}
-	walk.hash |= 1; /* never 0 */
-	if (!bpf_map_lookup_elem(&seen_strings, &walk.hash))
-		dc_send_file(name_of, walk.hash);
-	return walk.hash;
+	id = walk.hash | 1; /* never 0 */
+	walk.hash = id;
+	if (!bpf_map_lookup_elem(&seen_strings, &id))
+		send_file(&walk, dentry, mount, inode);
+	return id;
 }
 
 /* The same through a thread's memory of what it looked up last. */

@@ -129,7 +129,7 @@ static __always_inline int end_span(struct dc_tracepoint *point, struct dc_funct
 	dc_take_fields(&span->pending, arguments, 1);
 	if (point->result.kind)
 		read_field(&point->result, arguments, (__u64 *)&ret);
-	finish_call(function, &span->pending, (__u64)span->process << 32 | span->thread, now, ret,
+	settle_call(function, &span->pending, (__u64)span->process << 32 | span->thread, now, ret,
 		    point->result.kind ? 0 : DC_CALL_NO_RETURN);
 	bpf_map_delete_elem(&spans, key);
 	return 0;
@@ -184,7 +184,7 @@ static __always_inline int tracepoint(void *ctx, struct dc_tracepoint_arguments 
 			count_loss(DC_LOSS_SPANS_FULL);
 		return 0;
 	}
-	finish_call(function, &span.pending, (__u64)owner.process << 32 | owner.thread, now, 0,
+	settle_call(function, &span.pending, (__u64)owner.process << 32 | owner.thread, now, 0,
 		    DC_CALL_NO_RETURN);
 	return 0;
 }
