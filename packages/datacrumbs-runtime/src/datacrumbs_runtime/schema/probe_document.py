@@ -24,6 +24,7 @@ from datacrumbs_runtime.schema.json_fields import (
 from datacrumbs_runtime.schema.probe_file import (
     FORMAT_VERSION,
     MAX_ARGUMENTS,
+    MAX_TRACEPOINT_VALUES,
     Argument,
     Category,
     ProbeFile,
@@ -191,7 +192,13 @@ def _category(entry: Any, where: str, arguments: "_ArgumentReader") -> Category:
         type=probe_type,
         name=name,
         functions=functions,
-        arguments=_by_function(entry, "function_arguments", where, known, arguments.read),
+        arguments=_by_function(
+            entry,
+            "function_arguments",
+            where,
+            known,
+            arguments.read_tracepoint if probe_type is ProbeType.TRACEPOINT else arguments.read,
+        ),
         returns=_by_function(entry, "function_returns", where, known, _return_type),
         binary_path=binary_path,
         include_offsets=include_offsets,
@@ -311,10 +318,16 @@ class _ArgumentReader:
         self._known: dict[tuple[object, ...], Argument] = {}
 
     def read(self, value: Any, where: str, name: str) -> tuple[Argument, ...]:
+        return self._read(value, where, name, MAX_ARGUMENTS)
+
+    def read_tracepoint(self, value: Any, where: str, name: str) -> tuple[Argument, ...]:
+        return self._read(value, where, name, MAX_TRACEPOINT_VALUES)
+
+    def _read(self, value: Any, where: str, name: str, most: int) -> tuple[Argument, ...]:
         if not isinstance(value, list):
             fail(where, shown(name), "is not a list")
-        if len(value) > MAX_ARGUMENTS:
-            fail(where, shown(name), f"has more than {MAX_ARGUMENTS} arguments")
+        if len(value) > most:
+            fail(where, shown(name), f"has more than {most} arguments")
         return tuple([self._argument(entry, where, name) for entry in value])
 
     def _argument(self, entry: Any, where: str, name: str) -> Argument:

@@ -21,6 +21,9 @@ from datacrumbs_runtime.errors import ProbeFileError
 FORMAT_VERSION = 1
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_ARGUMENTS = 6
+# Of a tracepoint, whose values do not travel in registers: what one record of a call has room for,
+# and the result of a span.
+MAX_TRACEPOINT_VALUES = 9
 DEFAULT_MAX_FUNCTIONS = 16384
 
 
