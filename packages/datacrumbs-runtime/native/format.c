@@ -256,11 +256,19 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 	bool has_ret =
 		!(format->flags & DC_FUNCTION_NO_RETURN) && !(call->flags & DC_CALL_NO_RETURN);
 	int64_t ret = format->flags & DC_FUNCTION_RET_INT ? (int32_t)call->ret : call->ret;
+	uint64_t end_ns = call->start_ns + call->duration_ns;
 	uint64_t begin_us = dc_pump_time_us(pump, call->start_ns);
-	uint64_t end_us = dc_pump_time_us(pump, call->start_ns + call->duration_ns);
-	uint32_t thread = call->thread;
+	struct dc_tied_call tied = {
+		.process = call->process,
+		.thread = call->thread,
+		.begin_us = begin_us,
+		.length_us = dc_pump_time_us(pump, end_ns) - begin_us,
+		.begin_ns = call->start_ns,
+		.end_ns = end_ns,
+	};
 	struct identified found = { .known = 0 };
 	size_t text_bytes = 0;
+	size_t offset;
 	uint32_t values;
 	char *out;
 
@@ -268,17 +276,18 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 	    !identify(pump, format, call, &found, &text_bytes))
 		return false;
 	if (format->lanes) {
-		thread = lane_of(pump, format, call);
-		if (!thread)
+		tied.thread = lane_of(pump, format, call);
+		if (!tied.thread)
 			return false;
 	}
 	if (!count_call(pump, format, call, &found, ret, has_ret) ||
 	    !dc_buffer_reserve(&pump->buffer, format->limit + text_bytes))
 		return false;
 
-	out = pump->buffer.text + pump->buffer.used;
+	offset = pump->buffer.used;
+	out = pump->buffer.text + offset;
 	out = dc_put_padded(out, format->head.text, format->head.length);
-	out = put_thread(&pump->thread_text, out, call->process, thread);
+	out = put_thread(&pump->thread_text, out, call->process, tied.thread);
 	out = dc_put_padded(out, format->arguments.text, format->arguments.length);
 	for (values = found.known & format->files; values; values &= values - 1) {
 		uint32_t i = __builtin_ctz(values);
@@ -317,11 +326,12 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 	out = dc_put_text(out, "},\"ts\":", 7);
 	out = put_time(&pump->time_text, out, begin_us);
 	out = dc_put_text(out, ",\"dur\":", 7);
-	out = dc_put_unsigned(out, end_us - begin_us);
+	out = dc_put_unsigned(out, tied.length_us);
 	out = dc_put_text(out, "}\n", 2);
 
 	pump->counters.events++;
-	pump->counters.text_bytes += out - (pump->buffer.text + pump->buffer.used);
 	pump->buffer.used = out - pump->buffer.text;
+	pump->counters.text_bytes += pump->buffer.used - offset;
+	dc_ties_add(&pump->ties, &tied, &pump->buffer, offset);
 	return true;
 }

@@ -273,8 +273,11 @@ static PyObject *pump_take(PyObject *object, PyObject *unused)
 	if (!lock_open(self))
 		return NULL;
 	lines = PyBytes_FromStringAndSize(buffer->text, buffer->used);
-	if (lines)
+	if (lines) {
 		buffer->used = 0;
+		self->pump.ties.count = 0;
+		self->pump.ties.end = SIZE_MAX;
+	}
 	return unlock(self, lines);
 }
 

@@ -11,6 +11,7 @@
 
 #include "format.h"
 #include "lanes.h"
+#include "nesting.h"
 #include "ring.h"
 #include "strings.h"
 #include "text.h"
@@ -53,6 +54,7 @@ struct dc_pump {
 	struct dc_counters counters;
 	struct dc_thread_text thread_text;
 	struct dc_time_text time_text;
+	struct dc_ties ties;
 	uint32_t waits_left; /* how often this drain may still wait for a late string */
 };
 

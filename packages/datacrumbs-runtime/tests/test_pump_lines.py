@@ -405,3 +405,52 @@ def test_names_of_functions_are_escaped(benches: list[Bench]) -> None:
 def test_impossible_functions_are_refused(function: FunctionFormat, said: str) -> None:
     with MemoryRing() as ring, pytest.raises(ValueError, match=said):
         Pump([ring.pair], ring.pair, [function], "n", 0)
+
+
+def order_of(benches: list[Bench], *records: bytes) -> list[int]:
+    """Return values in the order of the lines."""
+    bench = bench_of(benches, FunctionFormat("c", "f"))
+    for record in records:
+        bench.events.put(record)
+    return [line["args"]["ret"] for line in bench.calls()]
+
+
+def tied(ret: int, start_ns: int, end_ns: int, thread: int = 1) -> bytes:
+    return call(start_ns=start_ns, duration_ns=end_ns - start_ns, ret=ret, thread=thread)
+
+
+def test_a_caller_that_looks_like_its_callees_comes_before_them(benches: list[Bench]) -> None:
+    records = [tied(1, 5300, 5400), tied(2, 5200, 5500), tied(3, 5600, 5700), tied(4, 5100, 5900)]
+    assert order_of(benches, *records) == [4, 2, 1, 3]
+
+
+def test_calls_one_after_the_other_stay_in_order(benches: list[Bench]) -> None:
+    records = [tied(i, 5000 + 10 * i, 5005 + 10 * i) for i in range(20)]
+    assert order_of(benches, *records) == list(range(20))
+
+
+def test_many_callees_of_one_look(benches: list[Bench]) -> None:
+    records = [tied(i, 5000 + 10 * i, 5005 + 10 * i) for i in range(1, 13)]
+    order = order_of(benches, *records, tied(99, 5000, 5990))
+    assert sorted(order) == [*range(1, 13), 99]
+    assert order.index(99) < order.index(12)
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [tied(2, 5200, 6500), tied(2, 4900, 5500), tied(2, 5200, 5500, thread=2)],
+    ids=["longer", "earlier", "other thread"],
+)
+def test_lines_that_can_be_told_apart_stay(benches: list[Bench], caller: bytes) -> None:
+    assert order_of(benches, tied(1, 5300, 5400), caller) == [1, 2]
+
+
+def test_a_file_is_declared_before_a_caller_that_names_it(benches: list[Bench]) -> None:
+    bench = bench_of(
+        benches, FunctionFormat("c", "inner"), FunctionFormat("c", "outer", values=(FD,))
+    )
+    bench.strings.put(string(FILE, components(b"/d"), identifier=1, flags=DIRECTORY))
+    bench.events.put(call(0, start_ns=5300, duration_ns=100))
+    bench.events.put(call(1, start_ns=5200, duration_ns=300, values=(1,)))
+    names = [line["name"] for line in bench.objects()]
+    assert names.index("FH") < names.index("outer")
