@@ -3,8 +3,9 @@
 import grp
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,9 @@ from datacrumbs_runtime.signing.installation import (
     prefix_of_this_program,
     signer_source,
 )
+
+if TYPE_CHECKING:
+    from datacrumbs_runtime.signing.request import Signer
 
 AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
 
@@ -46,6 +50,14 @@ AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
     envvar="DATACRUMBS_INSTALL_HOST",
     help="The group of hosts on which signed files are valid; default: the host name "
     "without digits.",
+)
+@click.option(
+    "--request-timeout",
+    "request_timeout_s",
+    type=click.FloatRange(0.1, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds in which a request must arrive.",
 )
 @click.option(
     "--audit-log",
@@ -76,6 +88,7 @@ def command(
     run_dir: Path,
     socket_group: str | None,
     site: str | None,
+    request_timeout_s: float,
     audit_log: Path | None,
     create_key: str | None,
     rotate_key: str | None,
@@ -102,7 +115,8 @@ def command(
     if check or dry_run:
         click.echo(f"{paths.data_dir}: keys, policy and relay are in order")
         return
-    _serve(paths, current_signer, socket_group, audit_log)
+    _log_audit(audit_log)
+    _serve(paths, current_signer, socket_group, request_timeout_s)
 
 
 def _change_key(
@@ -116,7 +130,7 @@ def _change_key(
     click.echo(f"key {made.key_id} was made" if made else "there is a key, nothing was changed")
 
 
-def _check(paths: SigningPaths, current_signer: Any) -> None:
+def _check(paths: SigningPaths, current_signer: "Callable[[], Signer]") -> None:
     from datacrumbs_runtime.signing.peer import relay_status
 
     current_signer().key()
@@ -124,15 +138,18 @@ def _check(paths: SigningPaths, current_signer: Any) -> None:
 
 
 def _serve(
-    paths: SigningPaths, current_signer: Any, socket_group: str | None, audit_log: Path | None
+    paths: SigningPaths,
+    current_signer: "Callable[[], Signer]",
+    socket_group: str | None,
+    request_timeout_s: float,
 ) -> None:
+    from datacrumbs_runtime.signing.listener import listen
     from datacrumbs_runtime.signing.service import (
+        Limits,
         SigningService,
-        listen,
         raise_descriptor_limit,
     )
 
-    _log_audit(audit_log)
     raise_descriptor_limit()
     group_id = None
     if socket_group is not None:
@@ -141,7 +158,8 @@ def _serve(
         except KeyError:
             raise UsageError(f"--socket-group: {socket_group}: no such group") from None
     listener = listen(paths.socket, paths.socket_link, group_id=group_id)
-    SigningService(listener, paths.relay, current_signer).run()
+    limits = Limits(request_timeout_s=request_timeout_s)
+    SigningService(listener, paths.relay, current_signer, limits).run()
 
 
 def _log_audit(path: Path | None) -> None:

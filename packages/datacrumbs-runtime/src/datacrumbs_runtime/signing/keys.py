@@ -71,7 +71,8 @@ class Key:
         """Return whether the signature (hex) is this key's, in constant time."""
         if self.algorithm == HMAC_SHA256:
             expected = hmac.new(self.verifying, message, hashlib.sha256).hexdigest()
-            return hmac.compare_digest(expected, signature)
+            # As bytes: of strings it takes ASCII only, and this one is anybody's.
+            return hmac.compare_digest(expected.encode(), signature.encode(errors="replace"))
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

@@ -6,15 +6,12 @@ limits of memory and time. So a slow, huge or malicious request costs nobody els
 """
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import resource
 import selectors
 import signal
 import socket
-import stat
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -31,7 +28,8 @@ from datacrumbs_runtime.signing.request import Signer, audit
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 1024
+# For what this process itself and each decision needs.
+RESERVED_DESCRIPTORS = 32
 GO = b"g"
 
 
@@ -80,7 +78,7 @@ class SigningService:
         """Take over a listening socket.
 
         Args:
-            listener: See :func:`listen`.
+            listener: See :func:`datacrumbs_runtime.signing.listener.listen`.
             relay: The one program that is served.
             current_signer: Returns what signs, as policy and keys are now; it may raise.
             limits: How much is taken on at a time.
@@ -94,15 +92,20 @@ class SigningService:
         self._waiting: OrderedDict[int, deque[tuple[socket.socket, Peer]]] = OrderedDict()
         self._selector = selectors.DefaultSelector()
         self._stopping = False
+        self._listening = False
+        self._connection_limit = 1
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; what is being decided then is finished first."""
         with _signals_as_bytes() as signals:
             self._listener.setblocking(False)
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._connection_limit = max(
+                1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
+            )
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._heed(signals))
             sd_notify("READY=1\nSTATUS=signing probe files")
             while not self._stopping or self._children:
+                self._watch_listener()
                 for key, _ in self._selector.select(self._time_to_next_deadline()):
                     key.data()
                 self._end_overdue()
@@ -129,7 +132,7 @@ class SigningService:
     def _stop(self) -> None:
         sd_notify("STOPPING=1")
         self._stopping = True
-        self._selector.unregister(self._listener)
+        self._watch_listener()
         self._listener.close()
         for connections in self._waiting.values():
             for connection, _ in connections:
@@ -139,17 +142,26 @@ class SigningService:
             if not child.ready:
                 os.kill(pid, signal.SIGKILL)
 
+    def _has_room(self) -> bool:
+        waiting = sum(len(connections) for connections in self._waiting.values())
+        return waiting + len(self._children) < self._connection_limit
+
+    def _watch_listener(self) -> None:
+        """Listen while there are descriptors left; until then callers wait in the kernel."""
+        wanted = not self._stopping and self._has_room()
+        if wanted and not self._listening:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        elif self._listening and not wanted:
+            self._selector.unregister(self._listener)
+        self._listening = wanted
+
     def _accept(self) -> None:
-        for _ in range(BACKLOG):
+        while self._has_room():
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    # They wait in the listener's queue until children have ended.
-                    time.sleep(0.01)
-                    return
                 logger.warning("accept: %s", error.strerror)
                 return
             self._receive_caller(connection)
@@ -203,8 +215,13 @@ class SigningService:
                 "the administrator finds the reason in its log",
             )
             return
-        gate, childs_gate = socket.socketpair()
-        pid = os.fork()
+        try:
+            gate, childs_gate = socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            _audit_unread("failed", peer, error.strerror or "no process")
+            _send_failure(connection, FrameKind.FAILED, "the node is too busy", "try again later")
+            return
         if pid == 0:
             self._forget_in_child(gate)
             Conversation(
@@ -288,88 +305,11 @@ class SigningService:
         return max(0.0, first - time.monotonic()) + 0.001
 
 
-def listen(path: Path, link: Path | None, *, group_id: int | None = None) -> socket.socket:
-    """Make the signer's socket; a stale one of a signer that died is replaced.
-
-    Args:
-        path: Where.
-        link: Where clients of older versions look; made to lead to ``path`` if that can be done.
-        group_id: Only members of this group may connect; None: everybody.
-
-    Raises:
-        SigningError: Another signer serves this path, or it cannot be made.
-    """
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _check_run_directory(path.parent)
-        _take_lock(path.with_name(f"{path.name}.lock"))
-        path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        # Nobody may connect between bind() and chmod().
-        previous = os.umask(0o177)
-        try:
-            _bind(listener, path)
-        finally:
-            os.umask(previous)
-        if group_id is not None:
-            os.chown(path, -1, group_id)
-        path.chmod(0o666 if group_id is None else 0o660)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise SigningError(f"{path}: {error.strerror or error}") from error
-    if link is not None and link != path:
-        _make_link(link, path)
-    return listener
-
-
 def raise_descriptor_limit() -> None:
     """Allow as many open connections as the hard limit does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _check_run_directory(directory: Path) -> None:
-    status = directory.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise SigningError(
-            f"{directory}: others could put a socket of their own here",
-            hint=f"chown root {directory}; chmod go-w {directory}",
-        )
-
-
-def _take_lock(path: Path) -> None:
-    """Hold a lock until this process ends, so that two signers never take turns on one path."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SigningError(f"{path}: another signer is running") from None
-
-
-def _bind(listener: socket.socket, path: Path) -> None:
-    # A socket address holds 108 bytes; the directory's descriptor stands for a longer path.
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        short = len(os.fsencode(path)) < 108
-        listener.bind(os.fspath(path) if short else f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)
-
-
-def _make_link(link: Path, path: Path) -> None:
-    try:
-        if link.is_symlink() and link.readlink() == path:
-            return
-        if link.exists() and not stat.S_ISSOCK(link.lstat().st_mode) and not link.is_symlink():
-            logger.warning("%s: not a link, left alone", link)
-            return
-        temporary = link.with_name(f".{link.name}.{os.getpid()}")
-        temporary.symlink_to(path)
-        temporary.replace(link)
-    except OSError as error:
-        # The installation is often mounted read-only here; whoever installed it made the link.
-        logger.warning("%s: %s", link, error.strerror)
 
 
 def _ask_for_turn(gate: socket.socket, timeout_s: float) -> None:

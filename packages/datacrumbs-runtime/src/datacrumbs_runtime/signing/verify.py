@@ -164,7 +164,9 @@ def _check_signature(document: Mapping[str, Any], where: str, keys: KeyRing, now
     try:
         message = canonical_bytes(document)
     except (ValueError, RecursionError) as error:
-        raise SigningError(f"{where}: cannot have been signed: {error}") from error
+        raise SigningError(
+            f"{where}: cannot have been signed: {error}", hint=_SIGN_AGAIN
+        ) from error
     candidates = list(keys.candidates(algorithm, key_id))
     if not candidates:
         named = f" {key_id}" if key_id is not None and key_id.isprintable() else ""
