@@ -200,7 +200,7 @@ def _client(request: BootstrapRequest, config: SiteConfig) -> None:
                 *("-S", request.source / CLIENT, "-B", build),
                 "-DBUILD_TESTING=OFF",
                 f"-DCMAKE_INSTALL_PREFIX={config.install_prefix}",
-                f"-DCMAKE_INSTALL_LIBDIR={library_name}",
+                f"-DCMAKE_INSTALL_LIBDIR:STRING={library_name}",
                 f"-DDATACRUMBS_RUN_DIR={config.server_run_dir}",
             ],
             timeout_s=_BUILD_TIMEOUT_S,

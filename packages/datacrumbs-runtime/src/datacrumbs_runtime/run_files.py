@@ -5,12 +5,15 @@ import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 
 READY_TEXT = "ready\n"
+_LOCK_ATTEMPTS = 5
+_LOCK_PAUSE_S = 0.02
 _PRIVATE = 0o400
 
 
@@ -24,7 +27,7 @@ def run_file(run_dir: Path, run_id: str, kind: str) -> Path:
     Args:
         run_dir: The run directory.
         run_id: The run.
-        kind: ``pid``, ``ready``, ``json`` (status), ``env`` or ``runid``.
+        kind: ``pid``, ``ready``, ``json`` (status), ``env``, ``runid`` or ``lock``.
     """
     return run_dir / f"datacrumbs-{run_id}.{kind}"
 
@@ -50,7 +53,7 @@ def prepare_run_directory(run_dir: Path) -> None:
 class RunFiles:
     """Claims a run id on this node and keeps its files.
 
-    The pid file is locked as long as the run lives: a daemon that was killed leaves files but no
+    The lock file is locked as long as the run lives: a daemon that was killed leaves files but no
     lock, and the next run of that id takes over.
 
     Args:
@@ -69,38 +72,43 @@ class RunFiles:
         self._run_id_file = run_id_file
         self._run_id = run_id
         self._reader_uid = reader_uid
-        self._made = []
+        self._made: list[Path] = []
         try:
             self._lock_fd = self._claim()
         except OSError as error:
-            raise ConfigurationError(f"{self.path('pid')}: {error.strerror}") from error
-        self._made.append(self.path("pid"))
+            raise ConfigurationError(f"{self.path('lock')}: {error.strerror}") from error
+        self._made.append(self.path("lock"))
         # A daemon that was killed leaves these.
         for kind in ("ready", "json", "runid"):
             self.path(kind).unlink(missing_ok=True)
+        self._replace(self.path("pid"), f"{os.getpid()}\n".encode(), 0o644)
 
     def path(self, kind: str) -> Path:
         """Return the path of one of this run's files."""
         return run_file(self._run_dir, self._run_id, kind)
 
     def _claim(self) -> int:
-        path = self.path("pid")
+        # Nobody else can open the lock, and so nobody else can hold it.
+        path = self.path("lock")
+        attempts = 0
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # Whoever held it may have removed it in between.
                 if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
-                    os.ftruncate(fd, 0)
-                    os.write(fd, f"{os.getpid()}\n".encode())
                     return fd
             except BlockingIOError:
-                holder = os.read(fd, 32).decode(errors="replace").strip()
-                os.close(fd)
-                raise RunningError(
-                    f"run {self._run_id}: is active on this node already, pid {holder or '?'}",
-                    hint=f"stop it, or choose another run id (datacrumbs_status {self._run_id})",
-                ) from None
+                attempts += 1
+                if attempts > _LOCK_ATTEMPTS:
+                    os.close(fd)
+                    raise RunningError(
+                        f"run {self._run_id}: is active on this node already",
+                        hint=f"stop it, or choose another run id; see datacrumbs_status "
+                        f"{self._run_id}",
+                    ) from None
+                # It may only be datacrumbs_status that looks.
+                time.sleep(_LOCK_PAUSE_S)
             except BaseException:
                 os.close(fd)
                 raise

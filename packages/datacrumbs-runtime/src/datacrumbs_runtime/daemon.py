@@ -1,0 +1,191 @@
+"""The node daemon: one run, from a signed probe file to a closed trace.
+
+What fails before the run is ready leaves nothing behind. What is attached vanishes with the
+process, however that ends.
+"""
+
+import logging
+import platform
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from datacrumbs_runtime.bpf.attach_report import AttachReport
+from datacrumbs_runtime.bpf.loader import raise_soft_limits
+from datacrumbs_runtime.engine import Engine
+from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
+from datacrumbs_runtime.run_files import RunFiles, prepare_run_directory
+from datacrumbs_runtime.run_preparation import Prepared, RunRequest, authentic_probe_file, prepare
+from datacrumbs_runtime.run_status import RunFacts, RunStatus
+from datacrumbs_runtime.schema.probe_file import ProbeFile
+from datacrumbs_runtime.sd_notify import sd_notify
+from datacrumbs_runtime.signing.accounts import Account, account_of_uid
+from datacrumbs_runtime.time_limit import TimeLimit
+from datacrumbs_runtime.trace_directory import TraceDirectory, trace_directory_path
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STATUS_INTERVAL_S = 1.0
+# A trace on a file system that does not answer must not keep a node from its next job.
+STOP_LIMIT_S = 10.0
+_ROOT_UID = 0
+
+
+@contextmanager
+def _stop_signals_wait() -> Iterator[None]:
+    """Let signals wait until they are asked for; threads that are started inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        # One that came while the run was stopping has been obeyed.
+        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
+    """Do everything up to attaching, detach again, and tell what came of it.
+
+    Raises:
+        DatacrumbsError: A run would not begin either.
+    """
+    raise_soft_limits()
+    with ExitStack() as stack:
+        limit = TimeLimit(request.config.start_timeout_s, "the check", lambda: None)
+        stack.enter_context(limit)
+        probe_file, account = authentic_probe_file(request)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="datacrumbs-check-"))
+        directory = TraceDirectory(Path(scratch), account_of_uid(_ROOT_UID))
+        prepared = prepare(request, probe_file, account, directory, stack)
+        return probe_file, prepared.report
+
+
+def run(request: RunRequest) -> int:
+    """Record until SIGTERM, SIGINT or SIGHUP.
+
+    A second signal changes nothing: the trace is closed as soon as that can be.
+
+    Returns:
+        Exit status: 0, or 1 if the recording ended by itself.
+
+    Raises:
+        DatacrumbsError: The run could not begin.
+    """
+    raise_soft_limits()
+    with _stop_signals_wait(), ExitStack() as stack:
+        with ExitStack() as starting:
+            clean_up = ExitStack()
+            limit_s = request.config.start_timeout_s
+            starting.enter_context(
+                TimeLimit(limit_s, f"starting run {request.run_id}", clean_up.close)
+            )
+            sd_notify("STATUS=starting")
+            probe_file, account = authentic_probe_file(request)
+            prepare_run_directory(request.config.server_run_dir)
+            files = RunFiles(
+                request.config.server_run_dir,
+                request.config.server_run_id_file,
+                request.run_id,
+                account.uid,
+            )
+            stack.callback(files.remove)
+            clean_up.callback(files.remove)
+            files.write_environment(_environment(request, account))
+            directory = _trace_directory(request, account)
+            prepared = prepare(request, probe_file, account, directory, stack)
+            prepared.engine.start()
+            status = RunStatus(
+                prepared.engine, _facts(request, probe_file, account, prepared.report)
+            )
+            files.write_status(status.document("recording"))
+            files.announce()
+        _say_ready(request, prepared)
+        prepared.keep_outcomes()
+        ended_by = _record(prepared.engine, files, status)
+        return _stop(request, prepared.engine, files, status, ended_by)
+
+
+def _trace_directory(request: RunRequest, account: Account) -> TraceDirectory:
+    path = trace_directory_path(
+        request.config.trace_dir_pattern,
+        now=datetime.now().astimezone(),
+        user=account.user,
+        run_id=request.run_id,
+        host=platform.node().partition(".")[0],
+    )
+    return TraceDirectory(path, account)
+
+
+def _environment(request: RunRequest, account: Account) -> Mapping[str, str]:
+    return {
+        "DATACRUMBS_PROBE_FILE": str(Path(request.probe_file).absolute()),
+        "DATACRUMBS_USER": account.user,
+        "DATACRUMBS_SERVICE_RUN_ID": request.run_id,
+        "DATACRUMBS_LOG_DIR": str(request.config.log_dir),
+    }
+
+
+def _facts(
+    request: RunRequest, probe_file: ProbeFile, account: Account, report: AttachReport
+) -> RunFacts:
+    return RunFacts(
+        run_id=request.run_id,
+        user=account.user,
+        uid=account.uid,
+        hostname=platform.node(),
+        probe_file=request.probe_file,
+        mode=request.config.mode,
+        since=time.time(),
+        requested=report.requested,
+        attached=report.attached,
+        failures=report.failures,
+        tiers=report.tiers,
+        cgroup=None if request.cgroup is None else str(request.cgroup),
+    )
+
+
+def _say_ready(request: RunRequest, prepared: Prepared) -> None:
+    report = prepared.report
+    text = f"recording {report.attached} of {report.requested} functions"
+    sd_notify(f"READY=1\nSTATUS={text}")
+    logger.info("run %s: %s into %s", request.run_id, text, prepared.engine.trace_path)
+
+
+def _record(engine: Engine, files: RunFiles, status: RunStatus) -> str:
+    """Wait for the end, telling the status every second; return what ended the run."""
+    next_s = time.monotonic()
+    while True:
+        next_s = max(next_s + STATUS_INTERVAL_S, time.monotonic())
+        received = signal.sigtimedwait(STOP_SIGNALS, next_s - time.monotonic())
+        if received is not None:
+            return signal.Signals(received.si_signo).name
+        if engine.failure is not None:
+            return f"an error: {engine.failure}"
+        # The run directory may be full: recording goes on without a status.
+        with suppress(ConfigurationError):
+            files.write_status(status.document("recording"))
+
+
+def _stop(
+    request: RunRequest, engine: Engine, files: RunFiles, status: RunStatus, ended_by: str
+) -> int:
+    sd_notify("STOPPING=1\nSTATUS=closing the trace")
+    logger.info("run %s: ended by %s", request.run_id, ended_by)
+    failed = engine.failure is not None
+    with TimeLimit(STOP_LIMIT_S, f"stopping run {request.run_id}", files.remove):
+        with suppress(ConfigurationError):
+            files.write_status(status.document("stopping"))
+        try:
+            summary = engine.stop()
+        except (DatacrumbsError, OSError) as error:
+            logger.error("run %s: %s", request.run_id, error)  # noqa: TRY400  not a bug of ours
+            return 1
+    losses = summary.statistics.losses
+    sd_notify(f"STATUS={summary.events} events; {losses.summary()}")
+    return 1 if failed else 0

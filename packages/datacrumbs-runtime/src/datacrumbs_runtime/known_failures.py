@@ -1,0 +1,87 @@
+"""Leaving out what is known to fail, and keeping what attaching has shown."""
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from datacrumbs_runtime.bpf.attach_report import AttachFailure
+from datacrumbs_runtime.pinned_binaries import PinnedBinaries
+from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
+from datacrumbs_runtime.status_db import Outcome, StatusDatabase, Target, target_of
+
+# What may be different at the next attempt without anything having changed.
+_PASSING = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EPERM,
+        errno.EACCES,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EIO,
+        errno.EBADF,
+        errno.EINTR,
+        errno.EAGAIN,
+        errno.EBUSY,
+    )
+)
+
+
+class KnownFailures:
+    """The status database, seen from one run.
+
+    Args:
+        database: The database.
+        probe_file: The probe file as it was signed, with the paths that the user knows.
+        binaries: Its binaries.
+    """
+
+    def __init__(
+        self, database: StatusDatabase, probe_file: ProbeFile, binaries: PinnedBinaries
+    ) -> None:
+        self._database = database
+        self._versions: dict[Target, str] = {}
+        self._targets: dict[tuple[str, str], Target] = {}
+        for category in probe_file.categories:
+            version = binaries.version_of(category)
+            for function in category.functions:
+                target = target_of(category, function)
+                self._versions[target] = version
+                self._targets[category.name, function] = target
+        self._failed = database.failures(self._versions)
+
+    def without(self, probe_file: ProbeFile) -> tuple[ProbeFile, list[AttachFailure]]:
+        """Return a probe file without what is known to fail, and what was left out."""
+        if not self._failed:
+            return probe_file, []
+        left_out: list[AttachFailure] = []
+        categories: list[Category] = []
+        for category in probe_file.categories:
+            kept = []
+            for function in category.functions:
+                target = self._targets[category.name, function]
+                reason = self._failed.get(target)
+                if reason is None:
+                    kept.append(function)
+                else:
+                    why = f"skipped, it failed before: {reason}"
+                    left_out.append(AttachFailure(category.name, function, why))
+            if kept:
+                categories.append(replace(category, functions=tuple(kept)))
+        return replace(probe_file, categories=tuple(categories)), left_out
+
+    def record(self, tried: ProbeFile, failures: Iterable[AttachFailure]) -> None:
+        """Keep what became of the functions that were tried."""
+        reasons: Mapping[tuple[str, str], str] = {
+            (failure.category, failure.function): failure.reason for failure in failures
+        }
+        outcomes = []
+        for category in tried.categories:
+            for function in category.functions:
+                reason = reasons.get((category.name, function))
+                if reason is not None and any(text in reason for text in _PASSING):
+                    continue
+                target = self._targets[category.name, function]
+                outcomes.append(Outcome(target, self._versions[target], reason))
+        self._database.record(outcomes)

@@ -1,0 +1,135 @@
+"""The binaries of a probe file, opened once with the user's rights and used by descriptor.
+
+What a path leads to can change between the check and the attaching; what a descriptor leads to
+cannot. So the kernel is given ``/proc/self/fd/N`` instead of the path.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datacrumbs_runtime.errors import SigningError
+from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
+from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_as_user
+from datacrumbs_runtime.signing.binaries import check_build_id
+
+_FDS_PER_MESSAGE = 64
+PROC_MODULES = Path("/proc/modules")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A category whose binary cannot be used now, and why."""
+
+    category: Category
+    reason: str
+
+
+class PinnedBinaries:
+    """Holds the binaries of a probe file open.
+
+    Args:
+        probe_file: Whose binaries.
+        account: With whose rights they are opened.
+        timeout_s: Longest wait for file systems that do not answer.
+
+    Raises:
+        SigningError: A file system did not answer in time.
+    """
+
+    def __init__(self, probe_file: ProbeFile, account: Account, *, timeout_s: float) -> None:
+        self._probe_file = probe_file
+        paths = sorted({item.binary_path for item in probe_file.categories if item.binary_path})
+        self._fds, self._errors = _open_all(paths, account, timeout_s)
+        self._names = {f"/proc/self/fd/{fd}": path for path, fd in self._fds.items()}
+
+    def usable(self) -> tuple[ProbeFile, list[Refusal]]:
+        """Return the probe file with pinned binaries, without the categories that lack theirs."""
+        kept: list[Category] = []
+        refused: list[Refusal] = []
+        for category in self._probe_file.categories:
+            path = category.binary_path
+            if path is None:
+                kept.append(category)
+            elif path in self._errors:
+                refused.append(Refusal(category, self._errors[path]))
+            else:
+                try:
+                    check_build_id(category, self._fds[path])
+                except SigningError as error:
+                    refused.append(Refusal(category, str(error)))
+                else:
+                    kept.append(replace(category, binary_path=f"/proc/self/fd/{self._fds[path]}"))
+        return replace(self._probe_file, categories=tuple(kept)), refused
+
+    def readable(self, reason: str) -> str:
+        """Return a message with the paths that the user knows."""
+        for name, path in self._names.items():
+            if reason.startswith(name):
+                return path + reason[len(name) :]
+        return reason
+
+    def version_of(self, category: Category) -> str:
+        """Return what tells this build of a category's binary, or of the kernel, from others.
+
+        A build id; for binaries without one their size and time; for kernel functions which
+        modules are loaded, as that decides what there is to attach to.
+        """
+        if category.build_id is not None:
+            return category.build_id
+        fd = self._fds.get(category.binary_path or "")
+        if fd is not None:
+            status = os.fstat(fd)
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        return _loaded_modules()
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds = {}
+
+
+def _loaded_modules() -> str:
+    try:
+        names = sorted(line.split(" ", 1)[0] for line in PROC_MODULES.read_text().splitlines())
+    except OSError:
+        return ""
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()[:16] if names else ""
+
+
+def _open_all(
+    paths: list[str], account: Account, timeout_s: float
+) -> tuple[dict[str, int], Mapping[str, str]]:
+    """Open files in one child that has the user's rights; return descriptors and errors."""
+    if not paths:
+        return {}, {}
+    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def task() -> bytes:
+        errors: dict[str, str] = {}
+        opened: list[int] = []
+        for path in paths:
+            try:
+                opened.append(open_regular_file(path))
+            except SigningError as error:
+                errors[path] = str(error)
+        for start in range(0, len(opened), _FDS_PER_MESSAGE):
+            socket.send_fds(childs, [b"f"], opened[start : start + _FDS_PER_MESSAGE])
+        return json.dumps(errors).encode()
+
+    with ours, childs:
+        errors: dict[str, str] = json.loads(run_as_user(account, task, timeout_s=timeout_s))
+        wanted = [path for path in paths if path not in errors]
+        ours.setblocking(False)
+        received: list[int] = []
+        while len(received) < len(wanted):
+            _, fds, _, _ = socket.recv_fds(ours, 1, _FDS_PER_MESSAGE)
+            received += fds
+    for fd in received:
+        os.set_inheritable(fd, False)
+    return dict(zip(wanted, received, strict=True)), errors

@@ -1,0 +1,238 @@
+"""From a signed probe file to attached programs: what a run and a check have in common."""
+
+import logging
+import platform
+import pwd
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
+from datacrumbs_runtime.cgroups import cgroup_id
+from datacrumbs_runtime.engine import Engine, Identity, RunSettings
+from datacrumbs_runtime.errors import UsageError
+from datacrumbs_runtime.known_failures import KnownFailures
+from datacrumbs_runtime.pinned_binaries import PinnedBinaries
+from datacrumbs_runtime.schema.probe_document import probe_file_from_document
+from datacrumbs_runtime.schema.probe_file import (
+    MAX_DOCUMENT_BYTES,
+    ProbeFile,
+    document_from_bytes,
+)
+from datacrumbs_runtime.schema.site_config import SiteConfig
+from datacrumbs_runtime.schema.system_configuration import SystemConfiguration
+from datacrumbs_runtime.signing.accounts import (
+    Account,
+    account_of_uid,
+    open_as_user,
+    open_regular_file,
+    read_bounded,
+)
+from datacrumbs_runtime.signing.installation import SigningPaths
+from datacrumbs_runtime.signing.keys import load_keys
+from datacrumbs_runtime.signing.policy_file import read_policy
+from datacrumbs_runtime.signing.verify import Expectation, verify_bytes
+from datacrumbs_runtime.status_db import StatusDatabase, database_path
+from datacrumbs_runtime.trace.writer import SUFFIX, Owner, TraceWriter
+from datacrumbs_runtime.trace_directory import TraceDirectory
+
+logger = logging.getLogger(__name__)
+
+MAX_STEM = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What is asked for.
+
+    Attributes:
+        probe_file: Path of the signed probe file.
+        run_id: Id of the run.
+        system: The system configuration.
+        config: Its settings, with those that environment and options change.
+        cgroup: Only processes of this cgroup may register; None: of any.
+        retry_failed: Also try what is known to fail.
+    """
+
+    probe_file: str
+    run_id: str
+    system: SystemConfiguration
+    config: SiteConfig
+    cgroup: Path | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Programs that are attached, for a run that has not begun.
+
+    Attributes:
+        engine: The run; whoever prepared it stops it.
+        report: What attaching came to, with the paths that the user knows.
+        keep_outcomes: Writes the outcomes into the status database; may take a while.
+    """
+
+    engine: Engine
+    report: AttachReport
+    keep_outcomes: Callable[[], None]
+
+
+def wanted_user(config: SiteConfig) -> Account | None:
+    """Return whose run it shall be, or None: of whoever the probe file was signed for.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    name = config.user
+    if not name:
+        return None
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise UsageError(f"user {name}: no such user") from None
+    return account_of_uid(entry.pw_uid)
+
+
+def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:
+    """Read the probe file, with its user's rights where the user is known, and verify it.
+
+    Returns:
+        The probe file, and whose run it is.
+
+    Raises:
+        DatacrumbsError: It cannot be read, or is not what the signer of this site signed for this
+            user and host.
+    """
+    config, path = request.config, request.probe_file
+    account = wanted_user(config)
+    if account is None:
+        # The path then is root's own word.
+        fd = open_regular_file(path)
+    else:
+        fd = open_as_user(account, path, timeout_s=config.start_timeout_s)
+    with open(fd, "rb", buffering=0):  # noqa: PTH123  closes the descriptor
+        data = read_bounded(fd, path, MAX_DOCUMENT_BYTES)
+    if config.disable_probe_signing and request.system.root_only:
+        logger.warning(
+            "%s: NOT VERIFIED: DATACRUMBS_DISABLE_PROBE_SIGNING is set in %s",
+            path,
+            request.system.path,
+        )
+        probe_file = probe_file_from_document(document_from_bytes(data, path), path)
+    else:
+        if config.disable_probe_signing:
+            logger.warning(
+                "DATACRUMBS_DISABLE_PROBE_SIGNING is ignored: %s is not root's alone",
+                request.system.path,
+            )
+        paths = SigningPaths.of_prefix(config.install_prefix, config.server_run_dir)
+        expected = Expectation(
+            hostname=platform.node(),
+            site=read_policy(paths.policy).site or config.install_host,
+            uid=None if account is None else account.uid,
+            user=None if account is None else account.user,
+            max_functions=config.max_runtime_functions,
+        )
+        keys = load_keys(config.install_data_dir)
+        probe_file = verify_bytes(data, path, keys, expected)
+    return probe_file, account or _signed_user(probe_file, path)
+
+
+def _signed_user(probe_file: ProbeFile, where: str) -> Account:
+    summary = probe_file.summary
+    if summary.uid is not None:
+        return account_of_uid(summary.uid)
+    try:
+        return account_of_uid(pwd.getpwnam(summary.user).pw_uid)
+    except KeyError:
+        raise UsageError(
+            f"{where}: belongs to {summary.user or 'nobody'}, who is unknown on this node",
+            hint="name the user of the run with --user",
+        ) from None
+
+
+def prepare(
+    request: RunRequest,
+    probe_file: ProbeFile,
+    account: Account,
+    directory: TraceDirectory,
+    stack: ExitStack,
+) -> Prepared:
+    """Open the binaries, leave out what is known to fail, load and attach.
+
+    Args:
+        request: What is asked for.
+        probe_file: The verified probe file.
+        account: Whose run it is.
+        directory: Where the trace goes.
+        stack: Takes over what has to be stopped or closed.
+
+    Raises:
+        DatacrumbsError: The kernel refused the programs, all functions failed, or the trace cannot
+            be created.
+    """
+    config = request.config
+    binaries = PinnedBinaries(probe_file, account, timeout_s=config.start_timeout_s)
+    stack.callback(binaries.close)
+    known = KnownFailures(_status_database(config, probe_file), probe_file, binaries)
+    pinned, refused = binaries.usable()
+    failures = [
+        AttachFailure(item.category.name, function, item.reason)
+        for item in refused
+        for function in item.category.functions
+    ]
+    if not request.retry_failed:
+        pinned, left_out = known.without(pinned)
+        failures += left_out
+    engine = stack.enter_context(_engine(request, pinned, account, directory))
+    report = engine.attach()
+    found = [
+        failure._replace(reason=binaries.readable(failure.reason)) for failure in report.failures
+    ]
+    whole = replace(
+        report, requested=report.requested + len(failures), failures=(*failures, *found)
+    )
+    for failure in whole.failures:
+        logger.warning("%s: %s: %s", failure.category, failure.function, failure.reason)
+    return Prepared(engine, whole, lambda: known.record(pinned, found))
+
+
+def _status_database(config: SiteConfig, probe_file: ProbeFile) -> StatusDatabase:
+    path = database_path(
+        config.install_data_dir, config.install_user, probe_file.summary.config_file_path
+    )
+    return StatusDatabase(path, config.install_user, platform.release())
+
+
+def trace_name(request: RunRequest, account: Account) -> str:
+    """Return the name of a run's trace file."""
+    probes = Path(request.probe_file).stem[:MAX_STEM] or "probes"
+    return f"trace-{account.user}-{request.run_id}-{platform.node()}-{probes}{SUFFIX}"
+
+
+def _engine(
+    request: RunRequest, probe_file: ProbeFile, account: Account, directory: TraceDirectory
+) -> Engine:
+    config = request.config
+    name = trace_name(request, account)
+    settings = RunSettings(
+        mode=config.mode,
+        ring_buffer_bytes=config.ring_buffer_bytes,
+        strings_buffer_bytes=config.strings_buffer_bytes,
+        threshold_ns=config.threshold_ns,
+        string_capture_bytes=config.string_capture_bytes,
+        profile_interval_s=config.profile_interval_s,
+        owner_uid=account.uid,
+        owner_cgroup=None if request.cgroup is None else cgroup_id(request.cgroup),
+        include_kernel_threads=config.kernel_threads,
+        client_libraries=(config.client_lib,),
+        max_tier=config.max_tier or None,
+    )
+
+    def open_writer() -> TraceWriter:
+        owner = Owner(account.uid, account.gid)
+        return TraceWriter(name, directory.open, owner=owner, as_user=directory.acting)
+
+    identity = Identity(account.user, account.uid, account.gid, request.run_id, platform.node())
+    return Engine(probe_file, directory.path / name, identity, settings, open_writer=open_writer)
