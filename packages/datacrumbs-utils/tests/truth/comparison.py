@@ -1,0 +1,177 @@
+"""Compares a trace with a log that strace wrote of the very same processes, value by value."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from strace_log import Call, absolute
+from trace_file import Event, Trace
+
+from datacrumbs_runtime.bpf.layout import FunctionFlag, SourceKind
+from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, SystemCall
+from datacrumbs_runtime.bpf.values import NO_ARGUMENT, Value
+
+# Where strace writes fewer arguments than the kernel has: the upper half of an offset is folded in.
+_STRACE_POSITIONS = {("preadv2", 5): 4, ("pwritev2", 5): 4}
+_FILE_KINDS = (SourceKind.FD, SourceKind.PATH, SourceKind.RETURNED_FD, SourceKind.MAPPING)
+_WIDTHS = {"i32": 32, "u32": 32, "u16": 16, "i64": 64, "u64": 64}
+
+
+@dataclass
+class Report:
+    """What was compared, and what differs.
+
+    Attributes:
+        calls: Calls compared.
+        values: Values compared.
+        files: Paths compared.
+        differences: One line for each.
+    """
+
+    calls: int = 0
+    values: int = 0
+    files: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def recorded(calls: Iterable[Call]) -> list[Call]:
+    """Return the calls of a log that a trace of all I/O system calls must have."""
+    return [call for call in calls if call.name in SYSTEM_CALLS and _is_about_a_file(call)]
+
+
+def _is_about_a_file(call: Call) -> bool:
+    if call.result is None:
+        return False  # it never returned: counted, not written
+    if not SYSTEM_CALLS[call.name].flags & FunctionFlag.FILE_ONLY:
+        return True
+    # of munmap, mremap and msync strace does not say what is mapped there
+    return call.name == "mmap" and call.descriptor_file(4) is not None
+
+
+def compare(trace: Trace, calls: list[Call], *, exact_order: bool = True) -> Report:
+    """Compare every call of every thread, in order, with all its values.
+
+    Args:
+        trace: The trace; threads that are not in the log (strace's own) are left aside.
+        calls: The log.
+        exact_order: Whether the order of a thread's calls is compared too.
+    """
+    report = Report()
+    threads = {call.thread for call in calls}
+    logged: dict[int, list[Call]] = defaultdict(list)
+    seen: dict[int, list[Event]] = defaultdict(list)
+    for call in recorded(calls):
+        logged[call.thread].append(call)
+    for event in sorted(trace.events, key=lambda event: event.start_us):
+        if event.thread in threads and not _is_other_mapping_call(event):
+            seen[event.thread].append(event)
+    for thread in sorted(threads):
+        mine, theirs = seen[thread], logged[thread]
+        # strace's child does a few things of its own before it becomes the command
+        extra = len(mine) - len(theirs)
+        if extra > 0 and [each.system_call for each in mine[extra:]] == [c.name for c in theirs]:
+            mine = mine[extra:]
+        if [each.system_call for each in mine] != [call.name for call in theirs]:
+            ours = Counter(each.system_call for each in mine)
+            strace = Counter(call.name for call in theirs)
+            report.differences.append(
+                f"thread {thread}: only in the trace {dict(ours - strace)}, "
+                f"only in the log {dict(strace - ours)}"
+                + ("" if ours != strace else ": another order")
+            )
+            continue
+        for event, call in zip(mine, theirs, strict=True):
+            _compare_call(event, call, report)
+    return report
+
+
+def _is_other_mapping_call(event: Event) -> bool:
+    name = event.system_call
+    return name != "mmap" and bool(SYSTEM_CALLS[name].flags & FunctionFlag.FILE_ONLY)
+
+
+def _compare_call(event: Event, call: Call, report: Report) -> None:
+    report.calls += 1
+    described = SYSTEM_CALLS[call.name]
+
+    def differ(what: str, ours: object, theirs: object) -> None:
+        report.differences.append(
+            f"{call.thread} {call.name}{call.arguments} = {call.result}: "
+            f"{what}: trace {ours!r}, strace {theirs!r}"
+        )
+
+    if event.result != call.result:
+        differ("ret", event.result, call.result)
+    files = [event.file, event.second_file]
+    for value in described.values:
+        if call.is_undecoded and value.kind != SourceKind.ARGUMENT:
+            continue
+        if value.kind in _FILE_KINDS:
+            ours = files.pop(0)
+            if value.argument != NO_ARGUMENT and call.arguments[value.argument].endswith("..."):
+                continue
+            theirs = _file_of(call, value)
+            report.files += theirs is not None
+            if ours != theirs and not _same_file(ours, theirs):
+                differ(value.label, ours, theirs)
+            continue
+        theirs_value = _value_of(call, described, value)
+        if theirs_value is None:
+            continue
+        report.values += 1
+        ours_value = event.arguments.get(value.label)
+        if isinstance(ours_value, str) and value.format == "x":
+            ours_value = int(ours_value, 16)
+        if ours_value != theirs_value:
+            differ(value.label, ours_value, theirs_value)
+
+
+def _same_file(ours: str | None, theirs: str | None) -> bool:
+    if ours is None or theirs is None:
+        return ours is theirs
+    # /proc/PID/fd shows files in memory below the root, where they are not
+    return ours == theirs.removesuffix(" (deleted)") or f"/{ours}" == theirs
+
+
+def _file_of(call: Call, value: Value) -> str | None:
+    if value.kind == SourceKind.FD:
+        return call.descriptor_file(value.argument)
+    if value.kind == SourceKind.RETURNED_FD and call.result_file is not None:
+        return call.result_file
+    if value.argument == NO_ARGUMENT:
+        return None
+    text = call.text(value.argument)
+    directory = call.cwd
+    if value.directory != NO_ARGUMENT:
+        directory = call.descriptor_file(value.directory)
+    if text is None:
+        return directory if call.arguments[value.argument] == "NULL" else None
+    if not text.startswith("/") and directory is None:
+        return None
+    return absolute(text, directory)
+
+
+def _value_of(call: Call, described: SystemCall, value: Value) -> object:
+    index = _STRACE_POSITIONS.get((call.name, value.argument), value.argument)
+    if index >= len(call.arguments):
+        return None
+    if value.kind == SourceKind.ARGUMENT:
+        number = call.number(index)
+        return None if number is None else _as(value.format, number)
+    if value.kind == SourceKind.USER_STRING:
+        return call.text(index)
+    if value.kind == SourceKind.USER_VALUE and not (value.at_end and call.result):
+        position = (value.offsets[0] if value.offsets else 0) // value.size
+        number = call.number_behind(index, value.label, position)
+        return None if number is None else _as(value.format, number)
+    return None
+
+
+def _as(number_format: str, number: int) -> int:
+    width = _WIDTHS.get(number_format)
+    if width is None:
+        return number
+    number &= (1 << width) - 1
+    if number_format[0] == "i" and number >> (width - 1):
+        number -= 1 << width
+    return number
