@@ -19,13 +19,7 @@ from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.dwarf_entries import DebugInfo, Entry, Unit
 from datacrumbs_utils.discovery.dwarf_forms import DwarfError
 from datacrumbs_utils.discovery.elf_image import ElfError, ElfImage
-from datacrumbs_utils.discovery.signatures import (
-    CType,
-    Kind,
-    Parameter,
-    Signature,
-    arguments_of,
-)
+from datacrumbs_utils.discovery.signatures import Signature, arguments_of, from_row, to_row
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +73,8 @@ def signatures(path: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str
 def _functions(path: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str, Candidate]:
     by_name: dict[str, Candidate] = {}
     for one in elf.functions(path):
-        if one.value is None or _CHANGED.fullmatch(one.symbol):
+        # What debugging information has for an indirect function is its chooser, not itself.
+        if one.value is None or one.refused is not None or _CHANGED.fullmatch(one.symbol):
             continue
         for name in (one.symbol, *one.aliases):
             by_name.setdefault(name, one)
@@ -189,35 +184,3 @@ def _address_ranges(data: bytes) -> tuple[list[tuple[int, int, int]], set[int]]:
         position = end
     ranges.sort()
     return ranges, described
-
-
-def to_row(signature: Signature) -> list[Any]:
-    """Return a signature as JSON can hold it."""
-    return [
-        _type_row(signature.returns),
-        [[one.label, *_type_row(one.type)] for one in signature.parameters],
-        signature.variadic,
-    ]
-
-
-def _type_row(c_type: CType) -> list[Any]:
-    row = [c_type.name, c_type.num_bytes, c_type.kind.value, c_type.base, c_type.integer_registers]
-    return row
-
-
-def from_row(row: Any) -> Signature | None:
-    """Return the signature that :func:`to_row` wrote, or None for anything else."""
-    try:
-        returns, parameters, variadic = row
-        return Signature(
-            _type(returns),
-            tuple(Parameter(str(label), _type(rest)) for label, *rest in parameters),
-            bool(variadic),
-        )
-    except (TypeError, ValueError):
-        return None
-
-
-def _type(row: list[Any]) -> CType:
-    name, num_bytes, kind, base, registers = row
-    return CType(str(name), int(num_bytes), Kind(kind), str(base), int(registers))

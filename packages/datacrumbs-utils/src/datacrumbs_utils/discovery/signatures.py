@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from datacrumbs_runtime.schema.probe_file import MAX_ARGUMENTS, Argument
 from datacrumbs_utils.discovery.prototypes import TYPE_BYTES
@@ -228,3 +229,40 @@ def _declaration(c_type: str, name: str) -> str:
         return f"{c_type[: function.end()]}{name}{c_type[function.end() :]}"
     separator = "" if c_type.endswith("*") or not name else " "
     return f"{c_type}{separator}{name}"
+
+
+def to_row(signature: Signature) -> list[Any]:
+    """Return a signature as JSON can hold it."""
+    return [
+        _type_row(signature.returns),
+        [[one.label, *_type_row(one.type)] for one in signature.parameters],
+        signature.variadic,
+    ]
+
+
+def _type_row(c_type: CType) -> list[Any]:
+    return [
+        c_type.name,
+        c_type.num_bytes,
+        c_type.kind.value,
+        c_type.base,
+        c_type.integer_registers,
+    ]
+
+
+def from_row(row: Any) -> Signature | None:
+    """Return the signature that :func:`to_row` wrote, or None for anything else."""
+    try:
+        returns, parameters, variadic = row
+        return Signature(
+            _type(returns),
+            tuple(Parameter(str(label), _type(rest)) for label, *rest in parameters),
+            bool(variadic),
+        )
+    except (TypeError, ValueError):
+        return None
+
+
+def _type(row: list[Any]) -> CType:
+    name, num_bytes, kind, base, registers = row
+    return CType(str(name), int(num_bytes), Kind(kind), str(base), int(registers))
