@@ -19,7 +19,6 @@ from datacrumbs_runtime.schema.probe_file import (
     ProbeType,
     canonical_bytes,
     document_from_bytes,
-    site_of,
 )
 from datacrumbs_runtime.signing import keys
 from datacrumbs_runtime.signing.request import signed_bytes
@@ -266,11 +265,3 @@ def test_16384_functions_verify() -> None:
     category = Category(ProbeType.UPROBE, "many", functions, binary_path="/x", include_offsets=True)
     data = gzip.compress(signed_bytes(replace(wanted(), categories=(category,)), KEY))
     assert verify_bytes(data, "f", RING, HERE).function_count == 16384
-
-
-@pytest.mark.parametrize(
-    ("hostname", "site"),
-    [("lead17", "lead"), ("lead17.example.org", "lead"), ("n1-2", "n-"), ("42", "42")],
-)
-def test_site_is_the_host_name_without_digits(hostname: str, site: str) -> None:
-    assert site_of(hostname) == site

@@ -18,8 +18,9 @@ from datacrumbs_runtime.cli import (
     set_up_logging,
 )
 from datacrumbs_runtime.errors import SigningError, UsageError
+from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.probe_file import DEFAULT_MAX_FUNCTIONS, ProbeFile
-from datacrumbs_runtime.signing.installation import SigningPaths, prefix_of_this_program
+from datacrumbs_runtime.signing.installation import SigningPaths, installed_config
 from datacrumbs_runtime.signing.verify import Expectation
 
 NAME = "datacrumbs_probe_verify"
@@ -35,16 +36,12 @@ NAME = "datacrumbs_probe_verify"
 @click.option("--host", default=platform.node, help="The host that it is for; default: this host.")
 @click.option(
     "--site",
-    envvar="DATACRUMBS_INSTALL_HOST",
-    help="The group of hosts that it is for; default: the host name without digits.",
+    help="The group of hosts that it is for; default: the installation's.",
 )
 @click.option(
     "--max-functions",
     type=click.IntRange(min=1),
-    envvar="DATACRUMBS_MAX_RUNTIME_FUNCTIONS",
-    default=DEFAULT_MAX_FUNCTIONS,
-    show_default=True,
-    help="The most functions that a probe file may have.",
+    help="The most functions that a probe file may have; default: the installation's.",
 )
 @click.option(
     "--binaries/--no-binaries",
@@ -60,7 +57,7 @@ def command(
     user: str | None,
     host: str,
     site: str | None,
-    max_functions: int,
+    max_functions: int | None,
     binaries: bool,
     as_json: bool,
     verbose: bool,
@@ -74,8 +71,15 @@ def command(
     del dry_run  # nothing is changed anyway
     set_up_logging(verbose=verbose, quiet=quiet)
     uid, name = _user(user)
-    expected = Expectation(host, site, uid, name, max_functions, time.time())
-    paths = SigningPaths.of_prefix(prefix or prefix_of_this_program())
+    prefix = (prefix or find_prefix()).absolute()
+    paths = SigningPaths.of_prefix(prefix)
+    config = installed_config(prefix)
+    if config is not None:
+        site = site or _site_of_policy(paths) or config.install_host
+        max_functions = max_functions or config.max_runtime_functions
+    expected = Expectation(
+        host, site, uid, name, max_functions or DEFAULT_MAX_FUNCTIONS, time.time()
+    )
     probe_file, problems = _examine(file, paths, expected, binaries)
     if as_json:
         click.echo(json.dumps(_as_json(file, probe_file, problems), indent=2))
@@ -85,6 +89,12 @@ def command(
         if not as_json:
             print_error(NAME, f"{file}: {message}", hint)
     return 1 if problems else 0
+
+
+def _site_of_policy(paths: SigningPaths) -> str | None:
+    from datacrumbs_runtime.signing.policy_file import read_policy
+
+    return read_policy(paths.policy).site
 
 
 def _user(user: str | None) -> tuple[int | None, str | None]:

@@ -17,11 +17,12 @@ from datacrumbs_runtime.cli import (
     set_up_logging,
 )
 from datacrumbs_runtime.errors import UsageError
+from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.signing import keys
 from datacrumbs_runtime.signing.installation import (
     DEFAULT_RUN_DIR,
     SigningPaths,
-    prefix_of_this_program,
+    installed_config,
     signer_source,
 )
 
@@ -39,17 +40,12 @@ AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
-    envvar="DATACRUMBS_SERVER_RUN_DIR",
-    default=DEFAULT_RUN_DIR,
-    show_default=True,
-    help="Where the socket is made.",
+    help="Where the socket is made; default: the installation's.",
 )
 @click.option("--socket-group", help="Only members of this group may ask; default: everybody.")
 @click.option(
     "--site",
-    envvar="DATACRUMBS_INSTALL_HOST",
-    help="The group of hosts on which signed files are valid; default: the host name "
-    "without digits.",
+    help="The group of hosts on which signed files are valid; default: the installation's.",
 )
 @click.option(
     "--request-timeout",
@@ -85,7 +81,7 @@ AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
 @common_options
 def command(
     prefix: Path | None,
-    run_dir: Path,
+    run_dir: Path | None,
     socket_group: str | None,
     site: str | None,
     request_timeout_s: float,
@@ -103,7 +99,12 @@ def command(
     Runs as root on login nodes, normally as datacrumbs_sign_probes.service.
     """
     set_up_logging(verbose=verbose, quiet=quiet)
-    paths = SigningPaths.of_prefix(prefix or prefix_of_this_program(), run_dir)
+    prefix = (prefix or find_prefix()).absolute()
+    config = installed_config(prefix)
+    if config is not None:
+        run_dir = run_dir or config.server_run_dir
+        site = site or config.install_host
+    paths = SigningPaths.of_prefix(prefix, run_dir or DEFAULT_RUN_DIR)
     if create_key and rotate_key:
         raise UsageError("--create-key and --rotate-key exclude each other")
     if create_key or rotate_key:

@@ -205,12 +205,6 @@ def symbol_value(function_name: str) -> int | None:
     return int(digits, 16) if digits else None
 
 
-def site_of(hostname: str) -> str:
-    """Return the site of a host where none is set: its name without domain and digits."""
-    name = hostname.partition(".")[0]
-    return "".join(character for character in name if not character.isdigit()) or name
-
-
 def canonical_bytes(document: Mapping[str, Any]) -> bytes:
     """Return the bytes that are signed: canonical JSON of everything but the checksum.
 

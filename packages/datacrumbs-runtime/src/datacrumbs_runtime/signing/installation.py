@@ -3,12 +3,17 @@
 import os
 import platform
 import pwd
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datacrumbs_runtime.schema.probe_file import site_of
+from datacrumbs_runtime.schema.site_config import SiteConfig, site_of
+from datacrumbs_runtime.schema.system_configuration import (
+    DATA_SUBDIRECTORY,
+    FILE_OVERRIDE_VARIABLE,
+    find_system_configuration,
+    read_system_configuration,
+)
 from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy import Policy
 from datacrumbs_runtime.signing.policy_file import read_policy
@@ -39,7 +44,7 @@ class SigningPaths:
     @classmethod
     def of_prefix(cls, prefix: Path, run_dir: Path = DEFAULT_RUN_DIR) -> "SigningPaths":
         """Return the paths of the installation with this prefix."""
-        data_dir = prefix / "share/datacrumbs/data"
+        data_dir = prefix / DATA_SUBDIRECTORY
         return cls(
             data_dir=data_dir,
             policy=prefix / "etc/datacrumbs/policy.yaml",
@@ -49,10 +54,17 @@ class SigningPaths:
         )
 
 
-def prefix_of_this_program() -> Path:
-    """Return the installation prefix: as the environment says, else above the program's bin/."""
-    named = os.environ.get("DATACRUMBS_INSTALL_PREFIX")
-    return Path(named) if named else Path(sys.argv[0]).resolve().parent.parent
+def installed_config(prefix: Path) -> SiteConfig | None:
+    """Return the settings of an installation, or None while it has no system configuration.
+
+    Raises:
+        ConfigurationError: There is one that cannot be read, or it cannot be told which is meant.
+    """
+    override = FILE_OVERRIDE_VARIABLE in os.environ
+    if not override and not any((prefix / DATA_SUBDIRECTORY).glob("system-probe-*.sqlite")):
+        return None
+    path = find_system_configuration(prefix, os.environ)
+    return read_system_configuration(path).with_environment(os.environ)
 
 
 def signer_source(paths: SigningPaths, site: str | None) -> Callable[[], Signer]:

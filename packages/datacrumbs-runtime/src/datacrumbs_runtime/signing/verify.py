@@ -15,8 +15,8 @@ from datacrumbs_runtime.schema.probe_file import (
     ProbeFile,
     canonical_bytes,
     document_from_bytes,
-    site_of,
 )
+from datacrumbs_runtime.schema.site_config import site_of
 from datacrumbs_runtime.signing.accounts import open_regular_file, read_bounded
 from datacrumbs_runtime.signing.keys import ALGORITHMS, KeyRing
 
