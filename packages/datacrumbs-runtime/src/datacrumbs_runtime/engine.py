@@ -14,7 +14,6 @@ Leaving the ``with`` detaches whatever happened. Nothing here prints, and nothin
 
 import logging
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -327,8 +326,8 @@ class Engine:
             "user": self._identity.user,
             "uid": self._identity.uid,
             "version": __version__,
-            "kernel": platform.release(),
-            "machine": platform.machine(),
+            "kernel": os.uname().release,
+            "machine": os.uname().machine,
             "mode": self._settings.mode,
             "threshold_ns": self._settings.threshold_ns,
             "probe_file": self._probe_file.summary.probe_file_path,

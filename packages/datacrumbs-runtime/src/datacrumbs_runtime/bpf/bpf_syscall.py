@@ -8,7 +8,6 @@ import array
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Sequence
 
@@ -64,9 +63,9 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def _system_call(index: int, *arguments: object) -> int:
-    numbers = _SYSTEM_CALLS.get(platform.machine())
+    numbers = _SYSTEM_CALLS.get(os.uname().machine)
     if numbers is None:
-        raise OSError(errno.ENOSYS, f"no support for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"no support for {os.uname().machine}")
     attempts = 0
     while True:
         result = int(_libc.syscall(ctypes.c_long(numbers[index]), *arguments))
