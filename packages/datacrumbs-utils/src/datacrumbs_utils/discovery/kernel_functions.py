@@ -87,11 +87,12 @@ def _from_header(entry: Entry, choice: Choice, machine: Machine) -> list[Candida
     declared = _declared(entry, choice, machine)
     by_name = {candidate.symbol: candidate for candidate in machine.kernel_functions}
     if declared is None:
-        regex = kernel_headers.functions_regex(Path(entry.file or "").name)
+        header = Path(entry.file or "").name
+        regex = kernel_headers.functions_regex(header)
         found = [one for one in by_name.values() if regex.matches(one.symbol)]
         choice.remarks.append(
-            f"{entry.file} is not on this machine: kernel functions named like "
-            f"{regex.source} taken from the running kernel instead"
+            f"{entry.file} is not on this machine: of the running kernel's functions "
+            f"{kernel_headers.description(header)} are taken instead"
         )
         return found
     absent = "declared, but inlined or not in this kernel"

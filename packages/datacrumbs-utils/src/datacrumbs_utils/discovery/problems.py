@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from datacrumbs_runtime.errors import ConfigurationError
 
+HINT = "docs/user/host-configuration.md explains every key"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
@@ -73,7 +75,7 @@ def raise_errors(problems: Iterable[Problem]) -> None:
     message = "\n".join(str(problem) for problem in errors)
     if len(errors) > 1:
         message = f"{len(errors)} problems\n{message}"
-    raise ConfigurationError(message, hint="docs/user/host-yaml.md explains every key")
+    raise ConfigurationError(message, hint=HINT)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
