@@ -284,15 +284,18 @@ static __always_inline __u64 cached_file_id(struct dc_cached_file *cached, struc
 {
 	__u64 generation = dc_control.rename_generation;
 	__u64 name_hash = READ(name_of->dentry, dentry, d_name.hash_len);
+	__u64 number = READ(name_of->inode, inode, i_ino) ^
+		       (__u64)READ(name_of->inode, inode, i_generation) << 32;
 
 	if (cached->dentry == name_of->dentry && cached->vfsmount == name_of->vfsmount &&
 	    cached->inode == name_of->inode && cached->name_hash == name_hash &&
-	    cached->rename_generation == generation)
+	    cached->number == number && cached->rename_generation == generation)
 		return cached->id;
 	cached->id = dc_file_id(name_of);
 	cached->dentry = name_of->dentry;
 	cached->vfsmount = name_of->vfsmount;
 	cached->inode = name_of->inode;
+	cached->number = number;
 	cached->name_hash = name_hash;
 	cached->rename_generation = generation;
 	return cached->id;

@@ -57,6 +57,7 @@ struct super_block {
 struct inode {
 	__u16 i_mode;
 	unsigned long i_ino;
+	__u32 i_generation;
 	struct super_block *i_sb;
 };
 

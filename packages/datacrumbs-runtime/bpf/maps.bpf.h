@@ -47,6 +47,7 @@ struct dc_cached_file {
 	__u64 vfsmount;
 	__u64 name_hash;
 	__u64 inode;
+	__u64 number; /* of the inode: another file may get the memory of one that is gone */
 	__u64 rename_generation;
 	__u64 id;
 };
