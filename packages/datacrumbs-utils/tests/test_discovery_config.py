@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
 from datacrumbs_utils.discovery import config

@@ -1,6 +1,7 @@
 """Argument declarations as in C."""
 
 import pytest
+
 from datacrumbs_runtime.schema.probe_file import Argument
 from datacrumbs_utils.discovery.prototypes import (
     PrototypeError,

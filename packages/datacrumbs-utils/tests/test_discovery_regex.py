@@ -1,6 +1,7 @@
 """Regular expressions as existing host configurations write them."""
 
 import pytest
+
 from datacrumbs_utils.discovery.regex import RegexError, compile_regex
 
 

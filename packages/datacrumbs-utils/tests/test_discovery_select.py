@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_document import (
     document_from_probe_file,

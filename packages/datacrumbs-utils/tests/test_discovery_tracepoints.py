@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from datacrumbs_runtime.schema.probe_file import Category
 from datacrumbs_utils.discovery import config, sets, spans
 from datacrumbs_utils.discovery.select import select
@@ -31,9 +32,9 @@ def test_a_span_has_begin_end_and_the_same_key(tracepoints: KernelTracepoints) -
     assert (span.begin, span.end) == ("block_rq_issue", "block_rq_complete")
     # The request is the first argument since Linux 5.11, the second before.
     types = [
-        tracepoints.by_name[name].table.c_type(
-            tracepoints.by_name[name].parameters[int(key)][1]
-        ).name
+        tracepoints.by_name[name]
+        .table.c_type(tracepoints.by_name[name].parameters[int(key)][1])
+        .name
         for name, key in ((span.begin, span.begin_key), (span.end, span.end_key))
     ]
     assert types == ["struct request *", "struct request *"]
@@ -57,7 +58,9 @@ def test_fields_of_a_block_request_are_those_of_tracefs(tracepoints: KernelTrace
         pytest.skip("tracefs is not mounted, or this user may not read it")
     sizes = {
         match[1]: int(match[2])
-        for match in re.finditer(r"field:[^;]*?(\w+);\toffset:\d+;\tsize:(\d+)", format_file.read_text())
+        for match in re.finditer(
+            r"field:[^;]*?(\w+);\toffset:\d+;\tsize:(\d+)", format_file.read_text()
+        )
     }
     found = {one.label: one.num_bytes for one in tracepoints.arguments("block_rq")}
     assert (found["dev"], found["sector"]) == (sizes["dev"], sizes["sector"])

@@ -1,6 +1,7 @@
 """YAML trees: positions, aliases, merge keys, and the bounds of what is read."""
 
 import pytest
+
 from datacrumbs_utils.discovery import yaml_nodes
 from datacrumbs_utils.discovery.problems import Position, Problems
 from datacrumbs_utils.discovery.yaml_nodes import Mapping, Scalar, Sequence, compose
