@@ -12,6 +12,7 @@ from pathlib import Path
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 
 READY_TEXT = "ready\n"
+_OWN_ENVIRONMENT = "# written by the daemon\n"
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
 _PRIVATE = 0o400
@@ -117,9 +118,9 @@ class RunFiles:
     def write_environment(self, values: Mapping[str, str]) -> None:
         """Write what the service unit would read, unless whoever started the unit wrote it."""
         path = self.path("env")
-        if not path.exists():
-            text = "".join(f"{key}={_quoted(value)}\n" for key, value in values.items())
-            self._replace(path, text.encode(), 0o644)
+        if not path.exists() or path.read_text(errors="replace").startswith(_OWN_ENVIRONMENT):
+            lines = [f"{key}={_quoted(value)}\n" for key, value in values.items()]
+            self._replace(path, "".join([_OWN_ENVIRONMENT, *lines]).encode(), 0o644)
 
     def announce(self) -> None:
         """Say that the run is ready: run-id files, then the ready file."""

@@ -1,0 +1,304 @@
+"""A small installation for tests of the daemon: settings, secret, client library, users."""
+
+import gzip
+import json
+import os
+import platform
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datacrumbs_runtime.schema.probe_document import document_from_probe_file
+from datacrumbs_runtime.schema.probe_file import (
+    Category,
+    ProbeFile,
+    ProbeType,
+    Summary,
+    canonical_bytes,
+)
+from datacrumbs_runtime.schema.site_config import site_of
+from datacrumbs_runtime.signing.keys import create_key, load_keys
+from datacrumbs_runtime.system_config import create_system_configuration, planned_configuration
+
+CLIENT_SOURCE = Path(__file__).resolve().parents[2] / "datacrumbs-client-c"
+COMMAND = "from datacrumbs_runtime.commands.{0} import main; main()"
+SYSCALLS = Category(
+    ProbeType.SYSCALLS,
+    "POSIX",
+    ("openat", "close", "read", "write", "pread64", "pwrite64", "lseek", "fsync", "unlink"),
+)
+READY_LIMIT_S = 30.0
+STOP_LIMIT_S = 20.0
+# Users that every Debian has; they own the runs of the tests.
+ALICE, BOB, EVE = "daemon", "games", "nobody"
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+# Writes and reads a file of its own and tells what it did.
+WORKLOAD = """
+import json, os, sys
+path, calls, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+done = {"pwrite64": [0, 0], "pread64": [0, 0]}
+for number in range(calls):
+    done["pwrite64"][0] += 1
+    done["pwrite64"][1] += os.pwrite(fd, b"x" * size, number * size)
+for number in range(0, calls, 2):
+    done["pread64"][0] += 1
+    done["pread64"][1] += len(os.pread(fd, size, number * size))
+os.fsync(fd)
+os.close(fd)
+print(json.dumps({"pid": os.getpid(), "done": done}))
+"""
+
+
+@cache
+def client_build() -> Path:
+    """Build the client once and return the directory with bin/ and lib/."""
+    directory = Path(tempfile.mkdtemp(prefix="datacrumbs-test-client-"))
+    configure = ["cmake", "-S", str(CLIENT_SOURCE), "-B", str(directory), "-DBUILD_TESTING=OFF"]
+    for arguments in (configure, ["cmake", "--build", str(directory)]):
+        subprocess.run(arguments, check=True, capture_output=True, timeout=300)
+    return directory
+
+
+class RunningDaemon:
+    """A daemon that was started."""
+
+    def __init__(self, site: "Site", run_id: str, process: subprocess.Popen[bytes]) -> None:
+        self.site = site
+        self.run_id = run_id
+        self.process = process
+        self.output_path = site.root / f"{run_id}-{process.pid}.err"
+
+    def wait_ready(self) -> None:
+        ready = self.site.run_dir / f"datacrumbs-{self.run_id}.ready"
+        pid_file = ready.with_suffix(".pid")
+        own = f"{self.process.pid}\n"
+        deadline = time.monotonic() + READY_LIMIT_S
+        # A daemon that was killed may have left its files.
+        while not (ready.exists() and pid_file.read_text() == own and ready.exists()):
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, "not ready in time"
+            time.sleep(0.005)
+
+    def stop(self, number: int = 15) -> float:
+        """End it with a signal and return how long that took, in seconds."""
+        begin = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(STOP_LIMIT_S)
+        return time.monotonic() - begin
+
+    def exit_status(self) -> int:
+        """Wait for its end."""
+        return self.process.wait(STOP_LIMIT_S)
+
+    def output(self) -> str:
+        """Return what it wrote to standard error so far."""
+        return self.output_path.read_text()
+
+    def status(self) -> dict[str, Any]:
+        path = self.site.run_dir / f"datacrumbs-{self.run_id}.json"
+        document: dict[str, Any] = json.loads(path.read_text())
+        return document
+
+
+class Site:
+    """An installation below one directory that every user can enter."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.prefix = root / "prefix"
+        self.run_dir = root / "run"
+        self.log_dir = root / "log"
+        self.traces = root / "traces"
+        self.shared = root / "shared"
+        for directory in (self.prefix, self.traces, self.shared):
+            directory.mkdir()
+            directory.chmod(0o755)
+        self.shared.chmod(0o1777)
+        self.changes = {
+            "DATACRUMBS_SERVER_RUN_DIR": str(self.run_dir),
+            "DATACRUMBS_LOG_DIR": str(self.log_dir),
+            "DATACRUMBS_TRACE_DIR_PATTERN": f"{self.traces}/%YY%/%MM%/%DD%",
+            "DATACRUMBS_START_TIMEOUT_S": "30",
+        }
+        self.configuration, config = planned_configuration(self.prefix, self.changes)
+        create_system_configuration(self.configuration, config)
+        self.data_dir = self.configuration.parent
+        create_key(self.data_dir)
+        for name in ("bin", "lib"):
+            shutil.copytree(client_build() / name, self.prefix / name, symlinks=True)
+        for path in self.prefix.rglob("*"):
+            if not path.is_symlink() and (path.is_dir() or path.parent.name in ("bin", "lib")):
+                path.chmod(0o755)
+
+    def set(self, **values: str) -> None:
+        arguments = [item for key, value in values.items() for item in ("--set", f"{key}={value}")]
+        self.run("datacrumbs_system_configurator", "--prefix", str(self.prefix), *arguments)
+
+    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", COMMAND.format(command), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=_environment(),
+        )
+
+    def probe_file(
+        self,
+        user: str,
+        categories: Sequence[Category] = (SYSCALLS,),
+        *,
+        name: str = "probes.json.gz",
+        is_signed: bool = True,
+        **summary: Any,
+    ) -> Path:
+        """Write a probe file that belongs to a user and is signed for him."""
+        entry = pwd.getpwnam(user)
+        path = self.shared / f"{user}-{name}"
+        host = platform.node()
+        values = {
+            "config_file_path": "/etc/host.yaml",
+            "probe_file_path": str(path),
+            "hostname": host,
+            "user": user,
+            "install_user": "root",
+            "uid": entry.pw_uid,
+            "site": site_of(host),
+            "created": int(time.time()),
+            "expires": int(time.time()) + 3600,
+        }
+        document = document_from_probe_file(
+            ProbeFile(Summary(**{**values, **summary}), tuple(categories))
+        )
+        if is_signed:
+            key = load_keys(self.data_dir).signing_key("hmac-sha256")
+            document |= {"checksum_algorithm": key.algorithm, "key_id": key.key_id}
+            document.pop("checksum", None)
+            document["checksum"] = key.sign(canonical_bytes(document))
+        path.write_bytes(gzip.compress(json.dumps(document).encode()))
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+        path.chmod(0o600)
+        return path
+
+    def daemon(
+        self, run_id: str, probe_file: Path | str, *options: str, **environment: str
+    ) -> RunningDaemon:
+        """Start a daemon without waiting for it."""
+        arguments = ["--prefix", str(self.prefix), *options, str(probe_file), run_id]
+        output = self.root / "daemon.err"
+        with output.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND.format("datacrumbs"), *arguments],
+                stdout=stream,
+                stderr=stream,
+                env=_environment() | environment,
+            )
+        daemon = RunningDaemon(self, run_id, process)
+        output.rename(daemon.output_path)
+        return daemon
+
+    @contextmanager
+    def running(
+        self, run_id: str, probe_file: Path, *options: str, **environment: str
+    ) -> Iterator[RunningDaemon]:
+        """Have a ready daemon in a block, which is stopped at its end if it still runs."""
+        daemon = self.daemon(run_id, probe_file, *options, **environment)
+        try:
+            daemon.wait_ready()
+            yield daemon
+            if daemon.process.poll() is None:
+                daemon.stop()
+        finally:
+            daemon.process.kill()
+            daemon.process.wait()
+
+    def wrapped(self, user: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command through datacrumbs_wrap as a user, to its end."""
+        return subprocess.run(
+            [self.prefix / "bin/datacrumbs_wrap", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={"PATH": "/usr/bin:/bin"},
+            cwd="/",
+            **as_user(user),
+        )
+
+    def workload(self, user: str, calls: int = 100, size: int = 64) -> dict[str, Any]:
+        """Run the workload as a user; return what it says that it did, with its file."""
+        path = self.shared / f"{user}-{time.monotonic_ns()}.out"
+        done = self.wrapped(user, SYSTEM_PYTHON, "-c", WORKLOAD, str(path), str(calls), str(size))
+        assert done.returncode == 0, done.stderr
+        return {**json.loads(done.stdout), "path": str(path)}
+
+    def trace_paths(self) -> list[Path]:
+        return sorted(self.traces.rglob("*.pfw.gz"))
+
+    def trace(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the lines of the one trace of a run."""
+        (path,) = [path for path in self.trace_paths() if f"-{run_id}-" in path.name]
+        return lines_of(path)
+
+
+def as_user(user: str) -> dict[str, Any]:
+    """Return the arguments with which subprocess acts as a user."""
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def uid_of(user: str) -> int:
+    return pwd.getpwnam(user).pw_uid
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/root"}
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """Make a directory that every user can enter, which pytest's own are not."""
+    root = Path(tempfile.mkdtemp(prefix="datacrumbs-test-"))
+    root.chmod(0o755)
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    text = gzip.decompress(path.read_bytes()).decode()
+    assert text.startswith("[\n")
+    return [json.loads(line) for line in text.splitlines()[1:] if line != "]"]
+
+
+def calls_on(lines: list[dict[str, Any]], pid: int, path: str) -> dict[str, list[int]]:
+    """Return calls and bytes by system call of one process on one file."""
+    hashes = {
+        line["args"]["value"]
+        for line in lines
+        if line["name"] == "FH" and line["args"]["name"] == path
+    }
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if line["ph"] == "X" and line["pid"] == pid and line["args"].get("fhash") in hashes:
+            name = line["args"].get("syscall", line["name"])
+            sums = found.setdefault(name, [0, 0])
+            sums[0] += 1
+            sums[1] += max(line["args"].get("ret", 0), 0)
+    return found
+
+
+def processes_in(lines: list[dict[str, Any]]) -> set[int]:
+    return {line["pid"] for line in lines if line["ph"] in ("X", "C")}
