@@ -158,7 +158,7 @@ apt_install() { # PACKAGE...
 }
 
 install_debian_packages() { # PACKAGE...
-	say "installing $*"
+	say "installing ${*%%|*}"
 	export DEBIAN_FRONTEND=noninteractive
 	logged "installing system packages" apt_install "$@"
 }
