@@ -13,7 +13,7 @@ from typing import NamedTuple
 from datacrumbs_runtime.bpf.argument_formats import distinct, fitting, plain_type
 from datacrumbs_runtime.bpf.function_rows import source_bytes
 from datacrumbs_runtime.bpf.kernel_btf import Field, KernelTypes
-from datacrumbs_runtime.bpf.layout import KeyKind, SourceKind, TracepointRole
+from datacrumbs_runtime.bpf.layout import MAX_ARGUMENTS, KeyKind, SourceKind, TracepointRole
 from datacrumbs_runtime.bpf.values import FILE, FORMAT_FILE, FORMAT_POINTER, SECOND_FILE, Value
 from datacrumbs_runtime.errors import KernelError, ProbeFileError
 from datacrumbs_runtime.schema.probe_file import Argument, Span
@@ -162,7 +162,7 @@ def _value(types: KernelTypes, name: str, argument: Argument, span: Span | None)
     at_end = span is not None and _is_at_end(argument)
     path = argument.path.removeprefix(END) if at_end else argument.path
     tracepoint = name if span is None else span.end if at_end else span.begin
-    field = types.resolve(tracepoint, argument.index, path)
+    field = _resolve(types, tracepoint, argument.index, path)
     plain = plain_type(argument.c_type)
     kind = SourceKind.FIELD
     number_format = _format(field)
@@ -184,6 +184,12 @@ def _value(types: KernelTypes, name: str, argument: Argument, span: Span | None)
     )
 
 
+def _resolve(types: KernelTypes, tracepoint: str, argument: int, path: str) -> Field:
+    if argument >= MAX_ARGUMENTS:
+        raise KernelError(f"tracepoint {tracepoint}: argument {argument} is beyond reach")
+    return types.resolve(tracepoint, argument, path)
+
+
 def _format(field: Field) -> str:
     if field.is_pointer:
         return FORMAT_POINTER
@@ -191,7 +197,7 @@ def _format(field: Field) -> str:
 
 
 def _field(types: KernelTypes, tracepoint: str, argument: int, path: str) -> Value:
-    field = types.resolve(tracepoint, argument, path)
+    field = _resolve(types, tracepoint, argument, path)
     return Value(
         "",
         "",
