@@ -1,5 +1,6 @@
 """Compares a trace with a log that strace wrote of the very same processes, value by value."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from datacrumbs_runtime.bpf.values import NO_ARGUMENT, Value
 
 # Where strace writes fewer arguments than the kernel has: the upper half of an offset is folded in.
 _STRACE_POSITIONS = {("preadv2", 5): 4, ("pwritev2", 5): 4}
+# Newer than the oldest strace in use.
+UNDECODED = frozenset({"fchmodat2", "setxattrat", "getxattrat", "listxattrat", "removexattrat"})
+CUT = "(a path longer than the kernel takes)"
+CUT_CHARACTERS = 4000
 _FILE_KINDS = (SourceKind.FD, SourceKind.PATH, SourceKind.RETURNED_FD, SourceKind.MAPPING)
 _WIDTHS = {"i32": 32, "u32": 32, "u16": 16, "i64": 64, "u64": 64}
 
@@ -63,7 +68,7 @@ def compare(trace: Trace, calls: list[Call], *, exact_order: bool = True) -> Rep
     for call in recorded(calls):
         logged[call.thread].append(call)
     for event in sorted(trace.events, key=lambda event: event.start_us):
-        if event.thread in threads and not _is_other_mapping_call(event):
+        if event.thread in threads and not _is_mapping_call(event):
             seen[event.thread].append(event)
     for thread in sorted(threads):
         mine, theirs = seen[thread], logged[thread]
@@ -85,9 +90,41 @@ def compare(trace: Trace, calls: list[Call], *, exact_order: bool = True) -> Rep
     return report
 
 
-def _is_other_mapping_call(event: Event) -> bool:
+def is_left_aside(event: Event) -> bool:
+    """Return whether strace's log cannot tell if an event belongs into the trace."""
+    described = SYSTEM_CALLS.get(event.system_call)
+    if described is None or event.system_call == "mmap":
+        return described is None
+    return bool(described.flags & FunctionFlag.FILE_ONLY) or event.system_call in UNDECODED
+
+
+def _is_mapping_call(event: Event) -> bool:
     name = event.system_call
     return name != "mmap" and bool(SYSTEM_CALLS[name].flags & FunctionFlag.FILE_ONLY)
+
+
+def moves_bytes(name: str) -> bool:
+    """Return whether a system call returns how many bytes it moved."""
+    return bool(SYSTEM_CALLS[name].flags & FunctionFlag.BYTES)
+
+
+def file_of_call(call: Call) -> str | None:
+    """Return the first file of a call in a log, comparable between two runs."""
+    for value in SYSTEM_CALLS[call.name].values:
+        if value.kind in _FILE_KINDS:
+            text = call.arguments[value.argument] if value.argument != NO_ARGUMENT else ""
+            return CUT if text.endswith("...") else anonymous(_file_of(call, value))
+    return None
+
+
+def anonymous(file: str | None) -> str | None:
+    """Return a path without what differs between two runs."""
+    if file is None:
+        return None
+    file = re.sub(r"^(pipe|socket):\[\d+\]$", r"\1", file)
+    file = re.sub(r"^/proc/\d+/", "/proc/PID/", file)
+    file = file.removeprefix("/") if file.startswith("/memfd:") else file
+    return CUT if len(file) > CUT_CHARACTERS else file
 
 
 def _compare_call(event: Event, call: Call, report: Report) -> None:
