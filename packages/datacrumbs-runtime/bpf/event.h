@@ -12,7 +12,8 @@
 
 #include <linux/types.h>
 
-#define DC_MAX_ARGUMENTS 6
+#define DC_MAX_ARGUMENTS 6 /* in registers */
+#define DC_MAX_TRACEPOINT_ARGUMENTS 9
 #define DC_MAX_VALUES 8	      /* values[] of one call record */
 #define DC_MAX_DEREFERENCES 4 /* member accesses from a tracepoint argument to a value */
 #define DC_MAX_SYSTEM_CALLS 1024

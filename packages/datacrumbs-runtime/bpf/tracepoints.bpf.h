@@ -13,7 +13,7 @@
 #include "processes.bpf.h"
 
 struct dc_tracepoint_arguments {
-	__u64 values[DC_MAX_ARGUMENTS];
+	__u64 values[DC_MAX_TRACEPOINT_ARGUMENTS];
 };
 
 static __always_inline int read_field(struct dc_source *source,
@@ -23,7 +23,7 @@ static __always_inline int read_field(struct dc_source *source,
 	__u32 steps = source->nr_dereferences;
 	__u64 value;
 
-	if (position >= DC_MAX_ARGUMENTS)
+	if (position >= DC_MAX_TRACEPOINT_ARGUMENTS)
 		return -1;
 	value = arguments->values[position];
 	for (__u32 i = 0; i < DC_MAX_DEREFERENCES; i++) {
@@ -240,6 +240,36 @@ int dc_tracepoint_6(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct dc_tracepoint_arguments arguments = { { ctx->args[0], ctx->args[1], ctx->args[2],
 						       ctx->args[3], ctx->args[4], ctx->args[5] } };
+
+	return tracepoint(ctx, &arguments);
+}
+
+SEC("raw_tp")
+int dc_tracepoint_7(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct dc_tracepoint_arguments arguments = { { ctx->args[0], ctx->args[1], ctx->args[2],
+						       ctx->args[3], ctx->args[4], ctx->args[5],
+						       ctx->args[6] } };
+
+	return tracepoint(ctx, &arguments);
+}
+
+SEC("raw_tp")
+int dc_tracepoint_8(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct dc_tracepoint_arguments arguments = { { ctx->args[0], ctx->args[1], ctx->args[2],
+						       ctx->args[3], ctx->args[4], ctx->args[5],
+						       ctx->args[6], ctx->args[7] } };
+
+	return tracepoint(ctx, &arguments);
+}
+
+SEC("raw_tp")
+int dc_tracepoint_9(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct dc_tracepoint_arguments arguments = { { ctx->args[0], ctx->args[1], ctx->args[2],
+						       ctx->args[3], ctx->args[4], ctx->args[5],
+						       ctx->args[6], ctx->args[7], ctx->args[8] } };
 
 	return tracepoint(ctx, &arguments);
 }
