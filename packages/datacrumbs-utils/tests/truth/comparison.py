@@ -124,7 +124,7 @@ def anonymous(file: str | None) -> str | None:
     file = re.sub(r"^(pipe|socket):\[\d+\]$", r"\1", file)
     file = re.sub(r"^/proc/\d+/", "/proc/PID/", file)
     file = file.removeprefix("/") if file.startswith("/memfd:") else file
-    return CUT if len(file) > CUT_CHARACTERS else file
+    return CUT if len(file) > CUT_CHARACTERS or file.endswith("/...") else file
 
 
 def _compare_call(event: Event, call: Call, report: Report) -> None:

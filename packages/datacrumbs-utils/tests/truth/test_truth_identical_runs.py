@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 
 TREE = "mkdir -p t/a t/b && for i in 1 2 3 4 5; do echo $i >t/a/$i; ln -s $i t/b/$i; done"
 WORKLOADS = {
-    "dd": ("", "dd if=/dev/zero of=out bs=64k count=50"),
+    "dd": ("", "dd if=/dev/zero of=out bs=64k count=50 status=none"),
     "tar": (TREE, "tar cf t.tar t"),
     "find and rm": (TREE, "find t -type f -newer /etc/passwd && rm -r t"),
     "cp": ("head -c 5000000 /dev/zero >large", "cp large copy"),
