@@ -360,6 +360,7 @@ import os, time
 fd = os.open("/dev/zero", os.O_RDONLY)
 while True:
     os.pread(fd, 8, 0)
+    time.sleep(0.001)
 """
 
 

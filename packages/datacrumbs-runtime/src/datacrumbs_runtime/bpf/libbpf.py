@@ -242,8 +242,15 @@ class Program:
         _library().call("bpf_program__set_expected_attach_type", self._handle, attach_type)
 
     def set_target(self, function: str) -> None:
-        """Choose the kernel function or tracepoint of a program that is loaded for one."""
-        _library().call("bpf_program__set_attach_target", self._handle, 0, function.encode())
+        """Choose the kernel function or tracepoint of a program that is loaded for one.
+
+        Raises:
+            KernelError: The kernel has no such function.
+        """
+        try:
+            _library().call("bpf_program__set_attach_target", self._handle, 0, function.encode())
+        except OSError as error:
+            raise KernelError(f"this kernel has no function {function}") from error
 
 
 class Map:

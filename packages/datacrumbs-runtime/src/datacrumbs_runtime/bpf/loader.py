@@ -6,7 +6,6 @@ runtime sees them. Attaching is the business of the attach modules.
 
 import array
 import errno
-import logging
 import mmap
 import os
 import resource
@@ -19,14 +18,12 @@ from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall, layout
 from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
+from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
 from datacrumbs_runtime.errors import KernelError
-
-logger = logging.getLogger(__name__)
 
 OBJECT_PATH = Path(__file__).with_name("datacrumbs.bpf.o")
 ANY_UID = 0xFFFFFFFF
 PAGE_BYTES = mmap.PAGESIZE
-ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 SYSCALL_RENAMES = 0x8000
 
 # Programs that follow processes; every run has them.
@@ -73,14 +70,6 @@ class LoadSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """A ring buffer. The descriptor belongs to the loaded object."""
-
-    fd: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class ProfileEntry:
     """Sums of one function, process and CPU: a key and a value of the map ``profile``."""
 
@@ -101,20 +90,6 @@ def raise_soft_limits() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
 
 
-def online_cpus() -> set[int]:
-    """Return the numbers of the CPUs that run now."""
-    cpus: set[int] = set()
-    for part in ONLINE_CPUS.read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus.update(range(int(first), int(last or first) + 1))
-    return cpus
-
-
-def ring_size(wanted_bytes: int) -> int:
-    """Return the size of a ring: a power of two, at least a page, at most what is wanted."""
-    return max(PAGE_BYTES, 1 << (max(wanted_bytes, 1).bit_length() - 1))
-
-
 class Loaded:
     """The object in the kernel. Nothing is attached; :meth:`close` frees everything."""
 
@@ -131,7 +106,6 @@ class Loaded:
             )
         self._settings = settings
         self._object_path = object_path
-        self._descriptors: list[int] = []
         self._objects: list[Object] = []
         self._memory: dict[str, mmap.mmap] = {}
         self.events: tuple[Ring, ...] = ()
@@ -200,38 +174,20 @@ class Loaded:
         for index, row in enumerate(settings.tracepoints):
             bpf_syscall.map_update(maps["tracepoints"].fd, struct.pack("=I", index), row)
         self.strings = Ring(maps["strings"].fd, maps["strings"].max_entries)
-        self.events = tuple(self._make_rings(maps["events"]))
+        for ring in make_rings(
+            maps["events"].max_entries,
+            settings.ring_buffer_bytes,
+            settings.ring_buffers_total_bytes,
+        ):
+            key = struct.pack("=I", len(self.events))
+            self.events += (ring,)
+            bpf_syscall.map_update(maps["events"].fd, key, struct.pack("=I", ring.fd))
 
     def _map_memory(self, name: str, source: Map) -> mmap.mmap:
         size = source.value_bytes * source.max_entries
         memory = mmap.mmap(source.fd, -(-size // PAGE_BYTES) * PAGE_BYTES)
         self._memory[name] = memory
         return memory
-
-    def _make_rings(self, events: Map) -> Iterator[Ring]:
-        online = online_cpus()
-        share = self._settings.ring_buffers_total_bytes // max(len(online), 1)
-        size = ring_size(min(self._settings.ring_buffer_bytes, share))
-        if size < ring_size(self._settings.ring_buffer_bytes):
-            logger.info("event rings of %d KiB instead of %d", size >> 10, share >> 10)
-        for cpu in range(events.max_entries):
-            ring = self._make_ring(size if cpu in online else PAGE_BYTES, f"dc_events_{cpu}")
-            size = min(size, ring.size_bytes) if cpu in online else size
-            bpf_syscall.map_update(events.fd, struct.pack("=I", cpu), struct.pack("=I", ring.fd))
-            yield ring
-
-    def _make_ring(self, size: int, name: str) -> Ring:
-        while True:
-            try:
-                ring = bpf_syscall.map_create(bpf_syscall.MAP_TYPE_RINGBUF, 0, 0, size, name)
-            except OSError as error:
-                if error.errno != errno.ENOMEM or size <= PAGE_BYTES:
-                    raise
-                size //= 2
-                logger.warning("no memory for an event ring: trying %d KiB", size >> 10)
-            else:
-                self._descriptors.append(ring)
-                return Ring(ring, size)
 
     def program_fd(self, name: str) -> int:
         """Return the descriptor of a loaded program; it belongs to this object."""
@@ -287,6 +243,11 @@ class Loaded:
         """Change whether calls of a function are traced, counted or ignored, from now on."""
         row = function * self._object.maps["functions"].value_bytes
         self._memory["functions"][row + _MODE_OFFSET] = int(mode)
+
+    def mode(self, function: int) -> layout.Mode:
+        """Return what happens with calls of a function now."""
+        row = function * self._object.maps["functions"].value_bytes
+        return layout.Mode(self._memory["functions"][row + _MODE_OFFSET])
 
     def losses(self) -> tuple[int, ...]:
         """Return the counters of enum dc_loss, summed over the CPUs."""
@@ -404,5 +365,6 @@ class Loaded:
         for opened in reversed(self._objects):
             opened.close()
         self._objects.clear()
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        events, self.events = self.events, ()
+        for ring in events:
+            os.close(ring.fd)

@@ -1,0 +1,79 @@
+"""The rings that call records cross to user space in, one per CPU."""
+
+import errno
+import logging
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datacrumbs_runtime.bpf import bpf_syscall
+
+logger = logging.getLogger(__name__)
+
+PAGE_BYTES = mmap.PAGESIZE
+ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A ring buffer. The descriptor belongs to the loaded object."""
+
+    fd: int
+    size_bytes: int
+
+
+def online_cpus() -> set[int]:
+    """Return the numbers of the CPUs that run now."""
+    cpus: set[int] = set()
+    for part in ONLINE_CPUS.read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def ring_size(wanted_bytes: int) -> int:
+    """Return the size of a ring: a power of two, at least a page, at most what is wanted."""
+    return max(PAGE_BYTES, 1 << (max(wanted_bytes, 1).bit_length() - 1))
+
+
+def make_rings(possible_cpus: int, wanted_bytes: int, total_bytes: int) -> Iterator[Ring]:
+    """Make a ring for each CPU, in their order; CPUs that do not run get the smallest.
+
+    Args:
+        possible_cpus: How many CPUs the kernel may ever see.
+        wanted_bytes: Size of a ring.
+        total_bytes: All together have at most this size.
+
+    Yields:
+        The rings; their descriptors belong to the caller.
+
+    Raises:
+        OSError: There is no memory, not even for smaller ones.
+    """
+    online = online_cpus()
+    size = ring_size(min(wanted_bytes, total_bytes // max(len(online), 1)))
+    if size < ring_size(wanted_bytes):
+        logger.info("event rings of %d KiB instead of %d", size >> 10, wanted_bytes >> 10)
+    for cpu in range(possible_cpus):
+        if cpu not in online:
+            yield _make_ring(PAGE_BYTES, cpu)
+            continue
+        ring = _make_ring(size, cpu)
+        size = ring.size_bytes
+        yield ring
+
+
+def _make_ring(size: int, cpu: int) -> Ring:
+    while True:
+        try:
+            fd = bpf_syscall.map_create(
+                bpf_syscall.MAP_TYPE_RINGBUF, 0, 0, size, f"dc_events_{cpu}"
+            )
+        except OSError as error:
+            if error.errno != errno.ENOMEM or size <= PAGE_BYTES:
+                raise
+            size //= 2
+            logger.warning("no memory for an event ring: trying %d KiB", size >> 10)
+        else:
+            return Ring(fd, size)
