@@ -1,8 +1,9 @@
-"""Settings of the documentation. The reference of the commands is written while it is built."""
+"""How the documentation is built. References of commands and settings are written meanwhile."""
 
 import importlib.metadata
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -22,15 +23,16 @@ html_theme_options = {
 }
 
 
-def write_command_pages() -> None:
-    """Write commands/<command>.md from the click objects of the installed packages."""
-    script = HERE.parent / "tools/command_reference.py"
-    spec = importlib.util.spec_from_file_location("command_reference", script)
+def tool(name: str) -> Any:
+    """Return a module of tools/."""
+    path = HERE.parent / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(script)
+        raise FileNotFoundError(path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.write_reference("markdown", HERE / "commands/generated")
+    return module
 
 
-write_command_pages()
+tool("command_reference").write_reference("markdown", HERE / "commands/generated")
+tool("settings_reference").write_settings(HERE / "administrator/generated/settings.md")
