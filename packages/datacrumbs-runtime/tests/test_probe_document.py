@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from datacrumbs_runtime.schema.probe_file import (
     Span,
     Summary,
     UsdtPoint,
+    canonical_bytes,
     document_from_bytes,
 )
+from datacrumbs_runtime.signing.canonical import canonical_bytes_of
 
 FD = Argument(0, 4, False, "fd", "int")
 PATH = Argument(1, 8, True, "path", "const char *")
@@ -89,6 +92,20 @@ def test_round_trip_through_json_is_exact() -> None:
     assert probe_file_from_document(full_document(), "f") == FULL
     again = document_from_probe_file(probe_file_from_document(full_document(), "f"))
     assert json.dumps(again) == json.dumps(full_document())
+
+
+def test_canonical_bytes_are_the_same_whether_from_classes_or_document() -> None:
+    odd = Category(
+        ProbeType.UPROBE,
+        'quote " and \\',
+        ('b"', "a:0,", "\u00e9", "\U0001f600", "Z"),
+        {"\u00e9": (FD, PATH), 'b"': (PATH,), "a:0,": (), "\U0001f600": (FD,), "Z": (FD,)},
+        binary_path="/lib/x",
+    )
+    for probe_file in (FULL, ProbeFile(FULL.summary, ()), ProbeFile(FULL.summary, (odd, odd))):
+        expected = canonical_bytes(document_from_probe_file(probe_file))
+        unsigned = replace(probe_file, checksum=None)
+        assert canonical_bytes_of(unsigned) == expected
 
 
 def test_unsigned_and_empty_probe_file_round_trips() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 from datacrumbs_runtime.errors import ProbeFileError
+from datacrumbs_runtime.schema.category_document import category_document
 from datacrumbs_runtime.schema.json_fields import (
     check_keys,
     check_text,
@@ -142,7 +143,7 @@ def document_from_probe_file(probe_file: ProbeFile) -> dict[str, Any]:
     document: dict[str, Any] = {
         "format_version": probe_file.format_version,
         "summary": _without_none({key: getattr(summary, key) for key in _SUMMARY_KEYS}),
-        "categories": [_category_document(category) for category in probe_file.categories],
+        "categories": [category_document(category) for category in probe_file.categories],
     }
     for key in ("checksum_algorithm", "checksum", "key_id"):
         value = getattr(probe_file, key)
@@ -377,58 +378,3 @@ def _argument(entry: Any, where: str) -> Argument:
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _argument_document(argument: Argument) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "index": argument.index,
-        "num_bytes": argument.num_bytes,
-        "is_pointer": argument.is_pointer,
-        "label": argument.label,
-        "c_type": argument.c_type,
-    }
-    if argument.path:
-        document["path"] = argument.path
-    return document
-
-
-def _category_document(category: Category) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "type": int(category.type),
-        "name": category.name,
-        "functions": list(category.functions),
-    }
-    if category.arguments:
-        document["function_arguments"] = {
-            name: [_argument_document(argument) for argument in arguments]
-            for name, arguments in category.arguments.items()
-        }
-    if category.returns:
-        document["function_returns"] = dict(category.returns)
-    if category.binary_path is not None or category.include_offsets:
-        document["include_offsets"] = category.include_offsets
-    if category.placed_offsets:
-        document["placed_offsets"] = dict(category.placed_offsets)
-    if category.usdt_points:
-        document["usdt_points"] = {
-            name: [
-                {"offset": at.offset, "semaphore": at.semaphore, "arguments": at.arguments}
-                for at in points
-            ]
-            for name, points in category.usdt_points.items()
-        }
-    if category.spans:
-        document["spans"] = {
-            name: {
-                "begin": span.begin,
-                "end": span.end,
-                "begin_key": span.begin_key,
-                "end_key": span.end_key,
-            }
-            for name, span in category.spans.items()
-        }
-    for key in ("binary_path", "build_id", "provider", "mode", "plugin"):
-        value = getattr(category, key)
-        if value is not None:
-            document[key] = value
-    return document

@@ -9,19 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datacrumbs_runtime.errors import SigningError
-from datacrumbs_runtime.schema.probe_document import (
-    document_from_probe_file,
-    probe_file_from_document,
-)
+from datacrumbs_runtime.schema.probe_document import probe_file_from_document
 from datacrumbs_runtime.schema.probe_file import (
     FORMAT_VERSION,
     Category,
     ProbeFile,
-    canonical_bytes,
     document_from_bytes,
 )
 from datacrumbs_runtime.signing.accounts import Account
 from datacrumbs_runtime.signing.binaries import BinaryFacts, check_binaries
+from datacrumbs_runtime.signing.canonical import canonical_bytes_of
 from datacrumbs_runtime.signing.keys import Key
 from datacrumbs_runtime.signing.policy import (
     Policy,
@@ -107,7 +104,7 @@ def sign_request(
 def signed_bytes(probe_file: ProbeFile, key: Key) -> bytes:
     """Return a probe file as JSON with the signature of a key."""
     named = replace(probe_file, checksum=None, checksum_algorithm=key.algorithm, key_id=key.key_id)
-    message = canonical_bytes(document_from_probe_file(named))
+    message = canonical_bytes_of(named)
     # Put behind the rest, which so is written only once; the order of keys has no meaning.
     return message[:-1] + b',"checksum":"' + key.sign(message).encode() + b'"}'
 
