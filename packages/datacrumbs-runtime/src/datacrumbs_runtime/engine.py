@@ -115,7 +115,9 @@ class Engine:
             undo.callback(self._loaded.close)
             offset_ns = clock_offset_ns()
             drainer_settings = DrainerSettings(
-                settings.poll_interval_s, settings.profile_interval_s
+                settings.poll_interval_s,
+                settings.profile_interval_s,
+                throttle_calls_per_s=settings.throttle_calls_per_s,
             )
             self._pump = Pump(
                 [(ring.fd, ring.size_bytes) for ring in self._loaded.events],

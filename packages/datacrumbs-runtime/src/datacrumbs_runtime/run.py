@@ -23,6 +23,8 @@ class RunSettings:
         threshold_ns: Shorter calls are summed, not traced.
         string_capture_bytes: Longest captured text.
         profile_interval_s: Interval of the counters of profile mode, in seconds.
+        throttle_calls_per_s: A function that is called more often is counted instead of traced
+            until it calms down; 0: never.
         profile_entries: How many functions of processes on CPUs can be counted in one interval.
         owner_uid: Only processes of this user can register; None: of anybody.
         owner_cgroup: Only processes in this cgroup (v2 id) can register; None: anywhere.
@@ -41,6 +43,7 @@ class RunSettings:
     threshold_ns: int = 0
     string_capture_bytes: int = 64
     profile_interval_s: float = 1.0
+    throttle_calls_per_s: int = 2_000_000
     profile_entries: int = 65536
     owner_uid: int | None = None
     owner_cgroup: int | None = None

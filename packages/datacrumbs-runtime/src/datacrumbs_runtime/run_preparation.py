@@ -223,6 +223,7 @@ def _engine(
         threshold_ns=config.threshold_ns,
         string_capture_bytes=config.string_capture_bytes,
         profile_interval_s=config.profile_interval_s,
+        throttle_calls_per_s=config.throttle_calls_per_s,
         owner_uid=account.uid,
         owner_cgroup=None if request.cgroup is None else cgroup_id(request.cgroup),
         include_kernel_threads=config.kernel_threads,

@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datacrumbs_runtime.bpf.layout import Loss
+from datacrumbs_runtime.bpf.layout import Loss, Mode
 from datacrumbs_runtime.bpf.loader import Loaded
 from datacrumbs_runtime.trace.aggregator import Aggregator, NamedFunction
 from datacrumbs_runtime.trace.clock import clock_offset_ns
 from datacrumbs_runtime.trace.losses import Losses, LossesInTrace, losses_from_counters
 from datacrumbs_runtime.trace.pump import FunctionStatistics, Pump
+from datacrumbs_runtime.trace.throttle import Throttle
+from datacrumbs_runtime.trace.trace_lines import metadata_line
 from datacrumbs_runtime.trace.writer import TraceWriter
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ SHORTEST_PAUSE_SHARE = 0.7
 LONGEST_PAUSE_SHARE = 1.7
 BUSY_RECORDS = 2048
 LOSSES_INTERVAL_S = 1.0
+THROTTLE_INTERVAL_S = 1.0
 CLOCK_INTERVAL_S = 10.0
 # Below this the clock is left alone, so that calls keep nesting.
 CLOCK_TOLERANCE_NS = 50_000
@@ -40,11 +43,14 @@ class DrainerSettings:
         poll_interval_s: Pause between two drains of the rings, in seconds.
         profile_interval_s: Interval of the counter lines of profile mode, in seconds.
         text_bytes: A drain is cut short at this much text: the ``buffer_bytes`` of the pump.
+        throttle_calls_per_s: Functions that are called more often are counted for a while; 0:
+            never.
     """
 
     poll_interval_s: float = 0.003
     profile_interval_s: float = 1.0
     text_bytes: int = 1 << 20
+    throttle_calls_per_s: int = 0
 
 
 class Drainer:
@@ -69,6 +75,11 @@ class Drainer:
         settings: DrainerSettings,
     ) -> None:
         self._loaded = loaded
+        self._functions = functions
+        self._throttle = Throttle(
+            settings.throttle_calls_per_s,
+            (index for index in range(len(functions)) if loaded.mode(index) is Mode.TRACE),
+        )
         self._pump = pump
         self._writer = writer
         self._settings = settings
@@ -79,6 +90,11 @@ class Drainer:
         now_s = time.monotonic()
         self._losses_at_s = now_s + LOSSES_INTERVAL_S
         self._clock_at_s = now_s + CLOCK_INTERVAL_S
+        # What is counted is known once an interval of the profile.
+        self._throttle_every_s = max(THROTTLE_INTERVAL_S, settings.profile_interval_s)
+        self._throttle_at_s = now_s + self._throttle_every_s
+        self._throttled_at_s = now_s
+        self._throttle_seen = (0, 0)
         self._profile_at_s = now_s + settings.profile_interval_s
         self._profile_begin_us = self._now_us()
         self._lock = threading.Lock()
@@ -183,6 +199,9 @@ class Drainer:
         if now_s >= self._profile_at_s:
             self._profile_at_s = now_s + self._settings.profile_interval_s
             self._take_profile()
+        if now_s >= self._throttle_at_s:
+            self._throttle_at_s = now_s + self._throttle_every_s
+            self._throttle_functions()
         if now_s >= self._clock_at_s:
             self._clock_at_s = now_s + CLOCK_INTERVAL_S
             self._follow_clock()
@@ -208,6 +227,43 @@ class Drainer:
             if lines:
                 self._pump.append(lines)
         self._profile_begin_us = end_us
+
+    def _throttle_functions(self) -> None:
+        limit = self._settings.throttle_calls_per_s
+        now_s = time.monotonic()
+        elapsed_s, self._throttled_at_s = now_s - self._throttled_at_s, now_s
+        losses = self.losses()
+        seen, self._throttle_seen = self._throttle_seen, (losses.offered, losses.written)
+        offered, written = losses.offered - seen[0], losses.written - seen[1]
+        # Looking at each function costs something: only if one of them can be above the limit.
+        if not limit or (offered < limit * elapsed_s and not self._throttle.counted):
+            return
+        calls = {each.index: each.calls for each in self.function_statistics()}
+        loss = max(1.0, offered / written) if written else 1.0
+        for function, is_counted, rate in self._throttle.check(calls, elapsed_s, loss):
+            mode = Mode.PROFILE if is_counted else Mode.TRACE
+            self._loaded.set_mode(function, mode)
+            named = self._functions[function]
+            logger.warning(
+                "%s: %s: %.0f calls/s: %s from now on",
+                named.category,
+                named.name,
+                rate,
+                "counted instead of traced" if is_counted else "traced again",
+            )
+            line = metadata_line(
+                "datacrumbs_mode",
+                {
+                    "at": self._now_us(),
+                    "category": named.category,
+                    "function": named.name,
+                    "mode": "profile" if is_counted else "trace",
+                    "calls_per_s": round(rate),
+                    "limit_calls_per_s": limit,
+                },
+                host_hash=self._pump.host_hash,
+            )
+            self._pump.append(line)
 
     def _follow_clock(self) -> None:
         offset_ns = clock_offset_ns()
