@@ -1,0 +1,99 @@
+"""How long it takes to attach to the functions of a library, to start, and to let go again."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from benchmarks import workloads
+from benchmarks.rows import Row, median
+from datacrumbs_runtime.schema.probe_document import document_from_probe_file
+from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
+
+TITLE = "attaching, starting, stopping"
+# The numbers of functions and the milliseconds that are published for an earlier implementation.
+PUBLISHED_MS = {100: 0.448, 2489: 24.3, 3544: 33.0, 8723: 79.0}
+MOST = max(PUBLISHED_MS)
+BUDGETS = {
+    "attach": ("<= 80 ms", 80.0),
+    "detach": ("<= 150 ms", 150.0),
+    "exec to ready": ("<= 300 ms", 300.0),
+    "memory": ("<= 60 MiB", 60.0),
+}
+_CHILD = "benchmarks.attaching_child"
+
+
+def _functions(library: Path) -> list[tuple[str, int]]:
+    with library.open("rb") as stream:
+        elf = ELFFile(stream)
+        symbols = elf.get_section_by_name(".symtab").iter_symbols()
+        return [
+            (symbol.name, next(elf.address_offsets(symbol["st_value"])))
+            for symbol in symbols
+            if symbol.name.startswith("dc_many_")
+        ]
+
+
+def _probe_file(scratch: Path, library: Path, functions: list[tuple[str, int]]) -> Path:
+    category = Category(
+        ProbeType.UPROBE,
+        "many",
+        tuple(name for name, _ in functions),
+        binary_path=str(library),
+        placed_offsets=dict(functions),
+    )
+    summary = Summary("", "many.json", "localhost", "root", "root")
+    path = scratch / f"many-{len(functions)}.json"
+    path.write_text(json.dumps(document_from_probe_file(ProbeFile(summary, (category,)))))
+    return path
+
+
+def _run(probe_file: Path, scratch: Path) -> dict[str, float]:
+    # The child prints CLOCK_MONOTONIC, which is the same in all processes.
+    begin_s = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", _CHILD, str(probe_file), str(scratch / "many.pfw.gz")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"benchmarks: error: {done.stderr.strip()[-500:]}")
+    measured: dict[str, float] = json.loads(done.stdout)
+    measured["exec to ready"] = (measured.pop("ready_s") - begin_s) * 1e3
+    return measured
+
+
+def measure(scratch: Path, *, seconds: float, repeats: int) -> Iterator[Row]:
+    """Yield the rows for all numbers of functions."""
+    del seconds
+    functions = _functions(workloads.many_functions(scratch, MOST))
+    library = scratch / "libmany.so"
+    files = {
+        count: _probe_file(scratch, library, functions[:count]) for count in sorted(PUBLISHED_MS)
+    }
+    runs: dict[int, list[dict[str, float]]] = {count: [] for count in files}
+    for _ in range(repeats + 1):
+        for count, probe_file in files.items():
+            runs[count].append(_run(probe_file, scratch))
+    for count, measured in runs.items():
+        # The first turn warms the caches of files.
+        for key in ("attach", "detach", "exec to ready", "memory"):
+            value = median([one[key] for one in measured[1:]])
+            words, limit = BUDGETS[key] if count == MOST else ("", 0.0)
+            published = PUBLISHED_MS[count] if key == "attach" else None
+            yield Row(
+                f"{count:,} functions",
+                key,
+                value,
+                "MiB" if key == "memory" else "ms",
+                ratio=value / published if published else None,
+                compared_to=f"published {published} ms" if published else "",
+                budget=words,
+                kept=value <= limit if words else None,
+            )
