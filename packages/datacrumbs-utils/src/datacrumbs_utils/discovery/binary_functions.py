@@ -189,10 +189,12 @@ def _sources(
         yield "DWARF", by_function(dwarf.signatures(path, wanted()))
     except DatacrumbsError as error:
         choice.remarks.append(f"no debugging information: {error}")
-    named = [library_headers.find(header, path) for header in choice.entry.headers]
-    for given, header in zip(choice.entry.headers, named, strict=True):
+    entry = choice.entry
+    given = (entry.file or "",) if entry.type == "header" else entry.headers
+    named = [library_headers.find(header, path) for header in given]
+    for name, header in zip(given, named, strict=True):
         if header is None:
-            choice.remarks.append(f"header {given} is not on this machine")
+            choice.remarks.append(f"header {name} is not on this machine")
     for header in [*filter(None, named), *library_headers.usual(path)]:
         if not open_names:
             return

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 # The signs around a variable become private-use characters of the same width before YAML is parsed,
 # because YAML allows no unquoted value to begin with "@"; columns stay what they were.
@@ -49,8 +50,34 @@ def variables(
 ) -> dict[str, str]:
     """Return every variable that a template can use; later sources win.
 
+    What this machine says of itself comes first, so that configurations work where nothing is
+    installed.
+
     Args:
         defines: What ``--define`` gave: wins over the environment.
         system_configuration: The installation's settings: the environment wins over them.
     """
-    return {**(system_configuration or {}), **os.environ, **(defines or {})}
+    return {**detected(), **(system_configuration or {}), **os.environ, **(defines or {})}
+
+
+def detected() -> dict[str, str]:
+    """Return the variables that can be told without an installation."""
+    release = os.uname().release
+    return {
+        "DATACRUMBS_KERNEL_UNAME_R": release,
+        "DATACRUMBS_KERNEL_HEADERS_PATH": str(_kernel_headers(release)),
+        "DATACRUMBS_LIBC_SO": "soname:libc.so.6",
+    }
+
+
+def _kernel_headers(release: str) -> Path:
+    build = Path("/lib/modules") / release / "build"
+    # Debian keeps what all flavours of a kernel share in a package of its own.
+    common = release.rpartition("-")[0] + "-common"
+    places = (
+        build,
+        Path("/usr/src/kernels") / release,
+        Path("/usr/src") / f"linux-headers-{release}",
+        Path("/usr/src") / f"linux-headers-{common}",
+    )
+    return next((place for place in places if (place / "include/linux/fs.h").is_file()), build)

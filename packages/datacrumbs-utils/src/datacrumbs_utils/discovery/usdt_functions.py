@@ -71,6 +71,9 @@ def usdt_category(choice: Choice) -> Category:
     arguments = {name: overrides[name] for name in choice.chosen if name in overrides}
     if arguments:
         choice.arguments_from["YAML"] = len(arguments)
+    for name, candidate in choice.chosen.items():
+        first = points[(candidate.aliases or (name,))[0]][0]
+        choice.signatures[name] = f"{name}({', '.join(first.arguments.split())})"
     described = sum(
         any(point.arguments for part in (one.aliases or (one.symbol,)) for point in points[part])
         for one in choice.chosen.values()
