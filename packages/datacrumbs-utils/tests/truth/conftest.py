@@ -11,14 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import strace_log
+import trace_file
 
 HERE = Path(__file__).parent
-# The helpers beside this file are modules of the tests, not of a package.
-sys.path.insert(0, str(HERE))
-
-import strace_log  # noqa: E402
-import trace_file  # noqa: E402
-
 RECORD = (
     sys.executable,
     "-c",
