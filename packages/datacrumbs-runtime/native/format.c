@@ -289,14 +289,6 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 	out = dc_put_padded(out, format->head.text, format->head.length);
 	out = put_thread(&pump->thread_text, out, call->process, tied.thread);
 	out = dc_put_padded(out, format->arguments.text, format->arguments.length);
-	for (values = found.known & format->files; values; values &= values - 1) {
-		uint32_t i = __builtin_ctz(values);
-
-		out = dc_put_padded(out, format->values[i].key.text, format->values[i].key.length);
-		*out++ = '"';
-		out = dc_put_text(out, pump->strings.files[found.index[i]].digits, DC_HASH_DIGITS);
-		*out++ = '"';
-	}
 	if (has_ret) {
 		out = dc_put_text(out, ",\"ret\":", 7);
 		out = dc_put_signed(out, ret);
@@ -321,12 +313,20 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 			out = put_value(out, value->kind, call->values[i]);
 		}
 	}
+	for (values = found.known & format->files; values; values &= values - 1) {
+		uint32_t i = __builtin_ctz(values);
+
+		out = dc_put_padded(out, format->values[i].key.text, format->values[i].key.length);
+		*out++ = '"';
+		out = dc_put_text(out, pump->strings.files[found.index[i]].digits, DC_HASH_DIGITS);
+		*out++ = '"';
+	}
 	out = dc_put_text(out, ",\"ns\":", 6);
 	out = dc_put_unsigned(out, call->duration_ns);
-	out = dc_put_text(out, "},\"ts\":", 7);
-	out = put_time(&pump->time_text, out, begin_us);
-	out = dc_put_text(out, ",\"dur\":", 7);
+	out = dc_put_text(out, "},\"dur\":", 8);
 	out = dc_put_unsigned(out, tied.length_us);
+	out = dc_put_text(out, ",\"ts\":", 6);
+	out = put_time(&pump->time_text, out, begin_us);
 	out = dc_put_text(out, "}\n", 2);
 
 	pump->counters.events++;

@@ -3,13 +3,12 @@
  * format.h: how the calls of one function look in the trace.
  *
  * Everything about a line that does not change from call to call is made once, when the pump is
- * opened; see DC_LINE below for the parts. Fields that change from call to call stand together at
- * the end of the line: that compresses best.
+ * opened. What changes most stands together at the end: that compresses best.
  *
- * {"name":"read","cat":"POSIX","ph":"X","pid":7,"tid":8,"args":{"hhash":"...","fhash":"...",
- *  head-------------------------------->  ^thread text^ arguments----------> files--------->
- * "ret":4096,"count":4096,"ns":21874},"ts":1795155786922564,"dur":22}
- * ret------> values-----> times------------------------------------->
+ * {"name":"read","cat":"POSIX","ph":"X","pid":7,"tid":8,"args":{"hhash":"...",
+ *  head----------------------------------> thread text->arguments----------->
+ * "ret":4096,"count":4096,"fhash":"...","ns":21874},"dur":22,"ts":1795155786922564}
+ * ret------->values------>files-------->times------------------------------------->
  */
 #ifndef DATACRUMBS_FORMAT_H
 #define DATACRUMBS_FORMAT_H

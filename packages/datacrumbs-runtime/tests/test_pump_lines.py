@@ -37,13 +37,13 @@ GOLDEN = """\
 {"name":"FH","cat":"dftracer","ph":"M","pid":100,"tid":101,\
 "args":{"hhash":"HOST","name":"/p/out.bin","value":"FILE"}}
 {"name":"open","cat":"POSIX","ph":"X","pid":100,"tid":101,\
-"args":{"hhash":"HOST","syscall":"openat","fhash":"FILE","ret":-2,"flags":66,"mode":420,"ns":2},\
-"ts":1795155786922564,"dur":1}
+"args":{"hhash":"HOST","syscall":"openat","ret":-2,"flags":66,"mode":420,"fhash":"FILE","ns":2},\
+"dur":1,"ts":1795155786922564}
 {"name":"pwrite64","cat":"POSIX","ph":"X","pid":100,"tid":101,\
-"args":{"hhash":"HOST","fhash":"FILE","ret":5000,"count":5000,"ns":21874},\
-"ts":1795155786922565,"dur":22}
+"args":{"hhash":"HOST","ret":5000,"count":5000,"fhash":"FILE","ns":21874},\
+"dur":22,"ts":1795155786922565}
 {"name":"MPI_Barrier","cat":"MPI","ph":"X","pid":4194303,"tid":1,\
-"args":{"hhash":"HOST","ret":0,"ns":1500},"ts":1795155786922600,"dur":1}
+"args":{"hhash":"HOST","ret":0,"ns":1500},"dur":1,"ts":1795155786922600}
 """
 
 
