@@ -15,7 +15,7 @@ from pathlib import Path
 from datacrumbs_runtime.errors import SigningError
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
 from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_as_user
-from datacrumbs_runtime.signing.binaries import check_build_id
+from datacrumbs_runtime.signing.binaries import check_binary
 
 _FDS_PER_MESSAGE = 64
 PROC_MODULES = Path("/proc/modules")
@@ -44,26 +44,23 @@ class PinnedBinaries:
     def __init__(self, probe_file: ProbeFile, account: Account, *, timeout_s: float) -> None:
         self._probe_file = probe_file
         paths = sorted({item.binary_path for item in probe_file.categories if item.binary_path})
-        self._fds, self._errors = _open_all(paths, account, timeout_s)
+        self._fds, self._errors, self._changed = _open_all(probe_file, paths, account, timeout_s)
         self._names = {f"/proc/self/fd/{fd}": path for path, fd in self._fds.items()}
 
     def usable(self) -> tuple[ProbeFile, list[Refusal]]:
         """Return the probe file with pinned binaries, without the categories that lack theirs."""
         kept: list[Category] = []
         refused: list[Refusal] = []
-        for category in self._probe_file.categories:
+        for position, category in enumerate(self._probe_file.categories):
             path = category.binary_path
             if path is None:
                 kept.append(category)
             elif path in self._errors:
                 refused.append(Refusal(category, self._errors[path]))
+            elif position in self._changed:
+                refused.append(Refusal(category, self._changed[position]))
             else:
-                try:
-                    check_build_id(category, self._fds[path])
-                except SigningError as error:
-                    refused.append(Refusal(category, str(error)))
-                else:
-                    kept.append(replace(category, binary_path=f"/proc/self/fd/{self._fds[path]}"))
+                kept.append(replace(category, binary_path=f"/proc/self/fd/{self._fds[path]}"))
         return replace(self._probe_file, categories=tuple(kept)), refused
 
     def readable(self, reason: str) -> str:
@@ -103,27 +100,41 @@ def _loaded_modules() -> str:
 
 
 def _open_all(
-    paths: list[str], account: Account, timeout_s: float
-) -> tuple[dict[str, int], Mapping[str, str]]:
-    """Open files in one child that has the user's rights; return descriptors and errors."""
+    probe_file: ProbeFile, paths: list[str], account: Account, timeout_s: float
+) -> tuple[dict[str, int], Mapping[str, str], Mapping[int, str]]:
+    """Open and check the binaries in one child that has the user's rights.
+
+    Returns:
+        Descriptors by path, errors by path, and what does not fit the file by category.
+    """
     if not paths:
-        return {}, {}
+        return {}, {}, {}
     ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def task() -> bytes:
         errors: dict[str, str] = {}
-        opened: list[int] = []
+        changed: dict[int, str] = {}
+        opened: dict[str, int] = {}
         for path in paths:
             try:
-                opened.append(open_regular_file(path))
+                opened[path] = open_regular_file(path)
             except SigningError as error:
                 errors[path] = str(error)
-        for start in range(0, len(opened), _FDS_PER_MESSAGE):
-            socket.send_fds(childs, [b"f"], opened[start : start + _FDS_PER_MESSAGE])
-        return json.dumps(errors).encode()
+        for position, category in enumerate(probe_file.categories):
+            if category.binary_path in opened:
+                try:
+                    check_binary(category, opened[category.binary_path])
+                except SigningError as error:
+                    changed[position] = str(error)
+        fds = list(opened.values())
+        for start in range(0, len(fds), _FDS_PER_MESSAGE):
+            socket.send_fds(childs, [b"f"], fds[start : start + _FDS_PER_MESSAGE])
+        return json.dumps([errors, changed]).encode()
 
     with ours, childs:
-        errors: dict[str, str] = json.loads(run_as_user(account, task, timeout_s=timeout_s))
+        errors: dict[str, str]
+        changed: dict[str, str]
+        errors, changed = json.loads(run_as_user(account, task, timeout_s=timeout_s))
         wanted = [path for path in paths if path not in errors]
         ours.setblocking(False)
         received: list[int] = []
@@ -132,4 +143,5 @@ def _open_all(
             received += fds
     for fd in received:
         os.set_inheritable(fd, False)
-    return dict(zip(wanted, received, strict=True)), errors
+    by_path = dict(zip(wanted, received, strict=True))
+    return by_path, errors, {int(position): text for position, text in changed.items()}

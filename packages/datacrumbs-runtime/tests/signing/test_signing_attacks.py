@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -26,11 +27,12 @@ from signing_site import (
 )
 
 from datacrumbs_runtime.errors import SigningError
+from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.schema.probe_document import probe_file_from_document
 from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType, UsdtPoint
 from datacrumbs_runtime.schema.signing_rpc import FrameKind, frame
 from datacrumbs_runtime.signing.accounts import Account, open_as_user
-from datacrumbs_runtime.signing.binaries import check_build_id
+from datacrumbs_runtime.signing.binaries import check_binary
 from datacrumbs_runtime.signing.elf_facts import ElfFacts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the signer is root: run this as root")
@@ -316,9 +318,62 @@ def test_link_swapped_between_check_and_use_gains_nothing(site: Site) -> None:
     (category,) = probe_file_from_document(json.loads(site.sign(wanted)), "f").categories
     changed = pytest.raises(SigningError, match="was changed since the probe file was made")
     with (forbidden / "x.so").open("rb") as other, changed:
-        check_build_id(category, other.fileno())
+        check_binary(category, other.fileno())
     with (allowed / "x.so").open("rb") as same:
-        check_build_id(category, same.fileno())
+        check_binary(category, same.fileno())
+
+
+def test_file_with_a_copied_build_id_does_not_lend_its_addresses(site: Site) -> None:
+    # A file of the attacker's own says that a function begins where, in libc, an instruction goes
+    # on; it carries libc's build id. The signer has to believe it. The daemon sees through it.
+    name, _ = libc_function("strtoull")
+    middle = int(name.partition(":")[2], 16) + 1
+    forged = bytearray(LIBC.read_bytes())
+    for position in symbol_values(bytes(forged), "strtoull"):
+        forged[position : position + 8] = middle.to_bytes(8, "little")
+    link = site.root / "link.so"
+    (site.root / "forged.so").write_bytes(forged)
+    link.symlink_to("forged.so")
+    wanted = uprobe(link, f"strtoull:{middle:#x}", include_offsets=True)
+    (category,) = probe_file_from_document(
+        json.loads(site.sign(probe_file(wanted))), "f"
+    ).categories
+    link.unlink()
+    link.symlink_to(LIBC)
+    with LIBC.open("rb") as real:
+        assert category.build_id == ElfFacts(real.fileno(), "libc").build_id()
+        with pytest.raises(SigningError, match="no function begins there"):
+            check_binary(category, real.fileno())
+    pinned = PinnedBinaries(
+        replace(probe_file(), categories=(category,)),
+        Account(ALICE, ALICE, (), "alice"),
+        timeout_s=10,
+    )
+    with contextlib.closing(pinned):
+        kept, refused = pinned.usable()
+    assert kept.categories == ()
+    assert [refusal.reason.rpartition(": ")[2] for refusal in refused] == [
+        "no function begins there"
+    ]
+
+
+def symbol_values(data: bytes, name: str) -> list[int]:
+    """Return where in an ELF file the values of a symbol stand."""
+    (section_offset,) = struct.unpack_from("<Q", data, 40)
+    size, count = struct.unpack_from("<HH", data, 58)
+    headers = [
+        struct.unpack_from("<IIQQQQIIQQ", data, section_offset + index * size)
+        for index in range(count)
+    ]
+    found = []
+    for header in headers:
+        if header[1] in (2, 11):
+            names = headers[header[6]][4]
+            for at in range(header[4], header[4] + header[5], 24):
+                start = names + struct.unpack_from("<I", data, at)[0]
+                if data[start : data.index(b"\0", start)] == name.encode():
+                    found.append(at + 8)
+    return found
 
 
 def test_binary_that_only_root_may_read_is_refused(shared_site: Site) -> None:

@@ -47,7 +47,7 @@ NAME = "datacrumbs_probe_verify"
     "--binaries/--no-binaries",
     default=True,
     show_default=True,
-    help="Compare the build ids of the binaries on this host.",
+    help="Compare the binaries on this host with what the file says of them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @common_options
@@ -126,7 +126,7 @@ def _examine(
 
 def _changed_binaries(probe_file: ProbeFile) -> list[tuple[str, str | None]]:
     from datacrumbs_runtime.signing.accounts import open_regular_file
-    from datacrumbs_runtime.signing.binaries import check_build_id
+    from datacrumbs_runtime.signing.binaries import check_binary
 
     problems: list[tuple[str, str | None]] = []
     for category in probe_file.categories:
@@ -135,7 +135,7 @@ def _changed_binaries(probe_file: ProbeFile) -> list[tuple[str, str | None]]:
         try:
             fd = open_regular_file(category.binary_path)
             with open(fd, "rb", buffering=0):  # noqa: PTH123  closes the descriptor
-                check_build_id(category, fd)
+                check_binary(category, fd)
         except SigningError as error:
             problems.append((str(error), error.hint))
     return problems

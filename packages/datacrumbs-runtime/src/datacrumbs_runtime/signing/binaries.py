@@ -77,31 +77,38 @@ def check_binaries(
     }
 
 
-def check_build_id(category: Category, fd: int) -> None:
-    """Check that an open binary is the one that a category was made for.
+def check_binary(category: Category, fd: int) -> str | None:
+    """Compare an open binary with all that a category says of it.
 
-    For use just before attaching, with the descriptor that is attached to: the file behind a path
-    may have been replaced since the probe file was signed.
+    For use just before attaching, with the descriptor that is attached to. The file behind a path
+    may have been exchanged since the probe file was signed, and a build id alone does not tell:
+    whoever makes a file also makes its build id. The file is its user's, so do this with his
+    rights.
 
     Args:
-        category: A category with a ``binary_path``. Without a ``build_id`` nothing is checked.
+        category: A category with a ``binary_path``.
         fd: The binary, open for reading; stays the caller's.
 
+    Returns:
+        The binary's build id in hex, or None if it has none.
+
     Raises:
-        SigningError: It is another build, or no ELF file.
+        SigningError: It is another build, no ELF file, or has no function where one is probed.
     """
     where = f"{category.name}: {category.binary_path}"
-    if category.build_id is not None:
-        _compare_build_id(category, ElfFacts(fd, where).build_id(), where)
-
-
-def _compare_build_id(category: Category, actual: str | None, where: str) -> None:
-    if category.build_id is not None and category.build_id != actual:
-        raise SigningError(
-            f"{where}: was changed since the probe file was made: its build id is "
-            f"{actual or 'missing'}, not {category.build_id}",
-            hint="make the probe file again with datacrumbs_probe_configurator",
-        )
+    facts = ElfFacts(fd, where)
+    try:
+        build_id = facts.build_id()
+        if category.build_id is not None and category.build_id != build_id:
+            raise SigningError(
+                f"{where}: was changed since the probe file was made: its build id is "
+                f"{build_id or 'missing'}, not {category.build_id}",
+                hint="make the probe file again with datacrumbs_probe_configurator",
+            )
+        _check_places(category, facts, build_id)
+    except (struct.error, ValueError, OSError) as error:
+        raise SigningError(f"{where}: broken ELF file") from error
+    return build_id
 
 
 def _facts(probe_file: ProbeFile) -> dict[int, tuple[str, str | None]]:
@@ -116,15 +123,7 @@ def _facts(probe_file: ProbeFile) -> dict[int, tuple[str, str | None]]:
         try:
             real_path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
             for position in positions:
-                category = probe_file.categories[position]
-                where = f"{category.name}: {path}"
-                facts = ElfFacts(fd, where)
-                try:
-                    build_id = facts.build_id()
-                    _compare_build_id(category, build_id, where)
-                    _check_places(category, facts, build_id)
-                except (struct.error, ValueError, OSError) as error:
-                    raise SigningError(f"{where}: broken ELF file") from error
+                build_id = check_binary(probe_file.categories[position], fd)
                 found[position] = real_path, build_id
         finally:
             os.close(fd)
