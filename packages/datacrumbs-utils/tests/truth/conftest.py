@@ -1,90 +1,10 @@
-"""What the truth tests share: recording a command, with strace or without."""
+"""Fixtures of the truth tests: what records, and what is recorded."""
 
-import json
-import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import strace_log
-import trace_file
-
-HERE = Path(__file__).parent
-RECORD = (
-    sys.executable,
-    "-c",
-    "from datacrumbs_utils.commands.datacrumbs_record import main; main()",
-)
-TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A command that was recorded.
-
-    Attributes:
-        trace: The trace.
-        report: What ``--json`` printed.
-        status: Exit status.
-        stdout: What the command itself printed.
-        calls: What strace wrote of the same run; empty without it.
-    """
-
-    trace: trace_file.Trace
-    report: dict[str, Any]
-    status: int
-    stdout: str
-    calls: list[strace_log.Call]
-
-
-class Recorder:
-    """Records commands into a directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._runs = 0
-
-    def __call__(
-        self,
-        argv: Sequence[str | os.PathLike[str]],
-        *,
-        options: Sequence[str] = (),
-        with_strace: bool = False,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> Recording:
-        """Record a command to its end."""
-        self._runs += 1
-        path = self.directory / f"run{self._runs}.pfw.gz"
-        log = self.directory / f"run{self._runs}.strace"
-        command = [os.fspath(each) for each in argv]
-        if with_strace:
-            command = ["strace", *strace_log.OPTIONS, "-o", str(log), *command]
-        completed = subprocess.run(
-            [*RECORD, "--json", "--output", str(path), *options, "--", *command],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            cwd=cwd,
-            env=None if env is None else dict(env),
-            check=False,
-        )
-        lines = completed.stdout.splitlines()
-        assert lines, completed.stderr
-        assert lines[-1].startswith("{"), completed.stdout + completed.stderr
-        where = str(cwd or Path.cwd())
-        return Recording(
-            trace_file.read(path),
-            json.loads(lines[-1]),
-            completed.returncode,
-            "\n".join(lines[:-1]),
-            strace_log.read(log, where) if with_strace else [],
-        )
+from recordings import HERE, Recorder
 
 
 @pytest.fixture
@@ -106,10 +26,3 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["cc", "-O1", "-pthread", *linking, "-o", target, source], check=True, timeout=60
         )
     return directory
-
-
-def require(*names: str) -> None:
-    """Skip unless programs are installed."""
-    for name in names:
-        if shutil.which(name) is None:
-            pytest.skip(f"{name} is not installed")

@@ -15,7 +15,7 @@ from pathlib import Path
 import comparison
 import pytest
 import strace_log
-from conftest import HERE, TIMEOUT_S, Recorder, require
+from recordings import HERE, TIMEOUT_S, Recorder, require
 from strace_log import Call
 from trace_file import Event
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Recorder, Recording, require
+from recordings import Recorder, Recording, require
 from trace_file import Event
 
 pytestmark = pytest.mark.kernel

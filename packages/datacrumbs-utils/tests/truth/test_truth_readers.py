@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Recorder, Recording, require
+from recordings import HERE, Recorder, Recording, require
 from trace_readers import dftracer, dftracer_bytes_by_file, dftracer_event_count, perfetto
 
 pytestmark = pytest.mark.kernel

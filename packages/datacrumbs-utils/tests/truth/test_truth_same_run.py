@@ -6,7 +6,7 @@ from pathlib import Path
 
 import comparison
 import pytest
-from conftest import HERE, Recorder, require
+from recordings import HERE, Recorder, require
 
 pytestmark = pytest.mark.kernel
 
