@@ -107,7 +107,7 @@ def _from_module(entry: Entry, choice: Choice, machine: Machine) -> list[Candida
     in_kernel = {candidate.symbol: candidate for candidate in machine.kernel_functions}
     candidates = machine.elf_functions(path)
     loaded = sum(candidate.symbol in in_kernel for candidate in candidates)
-    if candidates and loaded < len(candidates) // 2:
+    if 2 * loaded < len(candidates):
         choice.remarks.append(
             f"{path.name} is not loaded here: its functions are checked when they are attached"
         )
