@@ -168,11 +168,12 @@ static bool open_formats(struct dc_pump *pump, PyObject *functions)
 
 static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 {
-	static char *names[] = { "events",	    "strings",	    "functions",  "hostname",
-				 "clock_offset_ns", "buffer_bytes", "kept_bytes", NULL };
+	static char *names[] = { "events",   "strings",		"functions",
+				 "hostname", "clock_offset_ns", "buffer_bytes",
+				 "kept_ids", "kept_bytes",	NULL };
 	struct pump_object *self = (struct pump_object *)object;
 	struct dc_pump *pump = &self->pump;
-	unsigned long long buffer_bytes = 1 << 20, kept_bytes = 64 << 20;
+	unsigned long long buffer_bytes = 1 << 20, kept_ids = 128 << 10, kept_bytes = 32 << 20;
 	PyObject *events, *strings, *functions;
 	const char *hostname;
 	long long offset;
@@ -181,15 +182,16 @@ static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 		PyErr_SetString(PyExc_RuntimeError, "the pump is open already");
 		return -1;
 	}
-	if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOsL|$KK", names, &events, &strings,
-					 &functions, &hostname, &offset, &buffer_bytes,
+	if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOsL|$KKK", names, &events, &strings,
+					 &functions, &hostname, &offset, &buffer_bytes, &kept_ids,
 					 &kept_bytes))
 		return -1;
 	pump->clock_offset_ns = offset;
 	pump->buffer_limit = buffer_bytes;
 	pump->time_text.high = UINT32_MAX;
 	dc_put_hash(pump->host_hash, dc_hash_text(hostname, strlen(hostname)));
-	if (!dc_strings_open(&pump->strings, kept_bytes) || !dc_lanes_open(&pump->lanes) ||
+	if (!dc_strings_open(&pump->strings, kept_ids, kept_bytes) ||
+	    !dc_lanes_open(&pump->lanes) ||
 	    !dc_buffer_reserve(&pump->buffer, buffer_bytes + buffer_bytes / 4) ||
 	    !dc_metadata_begin(pump, hostname, getpid())) {
 		PyErr_NoMemory();

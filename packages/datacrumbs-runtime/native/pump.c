@@ -133,7 +133,7 @@ static int64_t drain_events(struct dc_pump *pump, struct dc_ring *ring)
 const struct dc_slot *dc_pump_find(struct dc_pump *pump, uint64_t id)
 {
 	const struct timespec pause = { .tv_nsec = WAIT_NS };
-	const struct dc_slot *slot = dc_strings_slot(&pump->strings, id);
+	struct dc_slot *slot = dc_strings_slot(&pump->strings, id);
 
 	while (__builtin_expect(slot->kind == DC_SLOT_FREE, 0)) {
 		if (drain_strings(pump) > 0) {
@@ -147,6 +147,8 @@ const struct dc_slot *dc_pump_find(struct dc_pump *pump, uint64_t id)
 		pump->waits_left--;
 		nanosleep(&pause, NULL);
 	}
+	if (!slot->is_recent)
+		slot->is_recent = 1;
 	return slot->kind == DC_SLOT_MISSING ? NULL : slot;
 }
 
@@ -154,6 +156,8 @@ int64_t dc_pump_drain(struct dc_pump *pump)
 {
 	int64_t total, count;
 
+	if (dc_strings_are_many(&pump->strings) && !dc_strings_forget(&pump->strings))
+		return -1;
 	/* A string is written before the first call that names it: so look at the calls first. */
 	for (size_t i = 0; i < pump->rings_count; i++)
 		snapshot(pump, &pump->rings[i]);

@@ -25,9 +25,10 @@ static bool grow_array(void **array, size_t *capacity, size_t count, size_t item
 	return true;
 }
 
-bool dc_strings_open(struct dc_strings *strings, size_t kept_limit)
+bool dc_strings_open(struct dc_strings *strings, size_t ids_limit, size_t kept_limit)
 {
 	memset(strings, 0, sizeof(*strings));
+	strings->ids_limit = ids_limit;
 	strings->kept_limit = kept_limit;
 	strings->slots_count = FIRST_SLOTS;
 	strings->slots = calloc(FIRST_SLOTS, sizeof(*strings->slots));
@@ -81,7 +82,7 @@ static bool set_slot(struct dc_strings *strings, uint64_t id, enum dc_slot_kind 
 	slot = dc_strings_slot(strings, id);
 	if (slot->kind == DC_SLOT_FREE)
 		strings->slots_used++;
-	*slot = (struct dc_slot){ .id = id, .index = index, .kind = kind };
+	*slot = (struct dc_slot){ .id = id, .index = index, .kind = kind, .is_recent = 1 };
 	return true;
 }
 
@@ -92,8 +93,8 @@ bool dc_strings_mark_missing(struct dc_strings *strings, uint64_t id)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-static uint32_t *hash_slot(uint32_t *by_hash, size_t count, const struct dc_file *files,
-			   uint64_t hash)
+uint32_t *dc_strings_hash_slot(uint32_t *by_hash, size_t count, const struct dc_file *files,
+			       uint64_t hash)
 {
 	size_t at = (dc_mix(hash) >> 32) & (count - 1);
 
@@ -110,7 +111,8 @@ static bool grow_by_hash(struct dc_strings *strings)
 	if (!by_hash)
 		return false;
 	for (size_t i = 0; i < strings->files_count; i++)
-		*hash_slot(by_hash, count, strings->files, strings->files[i].hash) = i + 1;
+		*dc_strings_hash_slot(by_hash, count, strings->files, strings->files[i].hash) =
+			i + 1;
 	free(strings->by_hash);
 	strings->by_hash = by_hash;
 	strings->by_hash_count = count;
@@ -124,13 +126,14 @@ static uint32_t intern_file(struct dc_strings *strings, const char *path, size_t
 	struct dc_file *file;
 	uint32_t *slot;
 
-	slot = hash_slot(strings->by_hash, strings->by_hash_count, strings->files, hash);
+	slot = dc_strings_hash_slot(strings->by_hash, strings->by_hash_count, strings->files, hash);
 	if (*slot)
 		return *slot - 1;
 	if (2 * (strings->files_count + 1) > strings->by_hash_count) {
 		if (!grow_by_hash(strings))
 			return UINT32_MAX;
-		slot = hash_slot(strings->by_hash, strings->by_hash_count, strings->files, hash);
+		slot = dc_strings_hash_slot(strings->by_hash, strings->by_hash_count,
+					    strings->files, hash);
 	}
 	if (strings->files_count == UINT32_MAX - 1 ||
 	    !grow_array((void **)&strings->files, &strings->files_capacity, strings->files_count,
@@ -166,7 +169,7 @@ static size_t path_of(struct dc_strings *strings, const struct dc_string *record
 {
 	bool cut = record->flags & DC_STRING_CUT;
 	const struct dc_file *directory = NULL;
-	const struct dc_slot *slot;
+	struct dc_slot *slot;
 	char *path = strings->scratch;
 
 	switch (record->kind) {
@@ -174,8 +177,10 @@ static size_t path_of(struct dc_strings *strings, const struct dc_string *record
 		return dc_path_from_components(path, record->text, length, cut);
 	case DC_STRING_PATH:
 		slot = dc_strings_slot(strings, record->directory);
-		if (record->directory && slot->kind == DC_SLOT_FILE)
+		if (record->directory && slot->kind == DC_SLOT_FILE) {
+			slot->is_recent = 1;
 			directory = &strings->files[slot->index];
+		}
 		if (!directory || !directory->path || directory->length > LONGEST_DIRECTORY)
 			return dc_path_join(path, "", 0, record->text,
 					    strnlen(record->text, length), cut);

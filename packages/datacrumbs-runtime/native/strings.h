@@ -44,8 +44,9 @@ enum dc_slot_kind {
 
 struct dc_slot {
 	uint64_t id;
-	uint32_t index; /* into files or captured */
-	uint32_t kind;	/* enum dc_slot_kind */
+	uint32_t index;	   /* into files or captured */
+	uint8_t kind;	   /* enum dc_slot_kind */
+	uint8_t is_recent; /* defined or asked for since the ids were last looked through */
 };
 
 struct dc_strings {
@@ -57,12 +58,14 @@ struct dc_strings {
 	size_t by_hash_count;
 	struct dc_captured *captured;
 	size_t captured_count, captured_capacity;
-	size_t kept_bytes; /* of paths */
-	size_t kept_limit; /* beyond it only directories keep their path */
+	size_t ids_limit;   /* beyond it, ids that are not recent are forgotten */
+	size_t ids_checked; /* how many there were when they were last looked through */
+	size_t kept_bytes;  /* of paths */
+	size_t kept_limit;  /* beyond it only directories keep their path */
 	char *scratch;
 };
 
-bool dc_strings_open(struct dc_strings *strings, size_t kept_limit);
+bool dc_strings_open(struct dc_strings *strings, size_t ids_limit, size_t kept_limit);
 void dc_strings_close(struct dc_strings *strings);
 
 enum dc_define_result {
@@ -82,6 +85,20 @@ enum dc_define_result dc_strings_define(struct dc_strings *strings, const struct
 /* Remember that an id stands for nothing that is known; false: no memory. */
 bool dc_strings_mark_missing(struct dc_strings *strings, uint64_t id);
 
+/*
+ * Keep memory bounded however many files a run touches. The programs remember a limited number of
+ * ids as sent, those used last; so an id that no call has named while twice as many others were
+ * defined will be defined again before it is used. Files with the greatest sums are kept anyway.
+ * Moves files and captured texts: nothing may hold an index. false: no memory.
+ */
+bool dc_strings_forget(struct dc_strings *strings);
+
+/* Whether it is time for dc_strings_forget(). */
+static inline bool dc_strings_are_many(const struct dc_strings *strings)
+{
+	return strings->slots_used > strings->ids_checked + strings->ids_limit;
+}
+
 static inline uint64_t dc_mix(uint64_t value)
 {
 	return value * 0x9e3779b97f4a7c15;
@@ -96,5 +113,9 @@ static inline struct dc_slot *dc_strings_slot(const struct dc_strings *strings, 
 		at = (at + 1) & (strings->slots_count - 1);
 	return &strings->slots[at];
 }
+
+/* The slot of the path hash of a file, or the free one where it would go. */
+uint32_t *dc_strings_hash_slot(uint32_t *by_hash, size_t count, const struct dc_file *files,
+			       uint64_t hash);
 
 #endif /* DATACRUMBS_STRINGS_H */

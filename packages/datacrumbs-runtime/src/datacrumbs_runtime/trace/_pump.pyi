@@ -14,6 +14,7 @@ class Pump:
         clock_offset_ns: int,
         *,
         buffer_bytes: int = ...,
+        kept_ids: int = ...,
         kept_bytes: int = ...,
     ) -> None: ...
     def drain(self) -> int: ...

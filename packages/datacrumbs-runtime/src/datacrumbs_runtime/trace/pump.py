@@ -131,7 +131,7 @@ class PumpCounters:
         bad_records: Records that make no sense: always 0 unless there is a bug.
         unknown_ids: File names and texts left out of lines because their string was lost.
         text_bytes: Bytes of all lines.
-        files: Different paths seen.
+        files: Different paths in memory.
     """
 
     events: int
@@ -156,6 +156,8 @@ class Pump:
         hostname: Name of this node in the trace.
         clock_offset_ns: What to add to CLOCK_MONOTONIC for nanoseconds since the epoch.
         buffer_bytes: A drain ends when this much text waits to be taken.
+        kept_ids: Ids of names that no call uses while so many others are defined are forgotten. At
+            least twice as many as the programs remember as sent (the size of "seen_strings").
         kept_bytes: Beyond this, only the names of directories are kept in memory.
 
     Raises:
@@ -172,7 +174,8 @@ class Pump:
         clock_offset_ns: int,
         *,
         buffer_bytes: int = 1 << 20,
-        kept_bytes: int = 64 << 20,
+        kept_ids: int = 128 << 10,
+        kept_bytes: int = 32 << 20,
     ) -> None:
         self._native = _pump.Pump(
             events,
@@ -181,6 +184,7 @@ class Pump:
             hostname,
             clock_offset_ns,
             buffer_bytes=buffer_bytes,
+            kept_ids=kept_ids,
             kept_bytes=kept_bytes,
         )
 
