@@ -4,6 +4,7 @@ What fails before the run is ready leaves nothing behind. What is attached vanis
 process, however that ends.
 """
 
+import errno
 import logging
 import platform
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from datacrumbs_runtime.bpf.attach_report import AttachReport
 from datacrumbs_runtime.bpf.loader import raise_soft_limits
 from datacrumbs_runtime.engine import Engine
-from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
+from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError, KernelError
 from datacrumbs_runtime.run_files import RunFiles, prepare_run_directory
 from datacrumbs_runtime.run_preparation import Prepared, RunRequest, authentic_probe_file, prepare
 from datacrumbs_runtime.run_status import RunFacts, RunStatus
@@ -31,9 +32,28 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STATUS_INTERVAL_S = 1.0
+_SHORTAGE_HINT = "the limits of the service or the process table of the node are exhausted"
 # A trace on a file system that does not answer must not keep a node from its next job.
 STOP_LIMIT_S = 10.0
 _ROOT_UID = 0
+# What the kernel says when it has no more processes, memory or descriptors for us.
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
+
+@contextmanager
+def _shortage_named(what: str) -> Iterator[None]:
+    """Turn a lack of processes, memory or descriptors into an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise KernelError(f"{what}: {error.strerror}", hint=_SHORTAGE_HINT) from error
+    except RuntimeError as error:
+        # What the interpreter makes of a thread that the kernel refuses.
+        if "new thread" not in str(error):
+            raise
+        raise KernelError(f"{what}: {error}", hint=_SHORTAGE_HINT) from error
 
 
 @contextmanager
@@ -56,7 +76,7 @@ def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
         DatacrumbsError: A run would not begin either.
     """
     raise_soft_limits()
-    with ExitStack() as stack:
+    with _shortage_named("the check"), ExitStack() as stack:
         limit = TimeLimit(request.config.start_timeout_s, "the check", lambda: None)
         stack.enter_context(limit)
         probe_file, account = authentic_probe_file(request)
@@ -78,24 +98,19 @@ def run(request: RunRequest) -> int:
         DatacrumbsError: The run could not begin.
     """
     raise_soft_limits()
+    run_dir, run_id_file = request.config.server_run_dir, request.config.server_run_id_file
+    files = RunFiles(run_dir, run_id_file, request.run_id)
     with _stop_signals_wait(), ExitStack() as stack:
-        with ExitStack() as starting:
-            clean_up = ExitStack()
+        with _shortage_named(f"starting run {request.run_id}"), ExitStack() as starting:
             limit_s = request.config.start_timeout_s
             starting.enter_context(
-                TimeLimit(limit_s, f"starting run {request.run_id}", clean_up.close)
+                TimeLimit(limit_s, f"starting run {request.run_id}", files.remove)
             )
             sd_notify("STATUS=starting")
             probe_file, account = authentic_probe_file(request)
-            prepare_run_directory(request.config.server_run_dir)
-            files = RunFiles(
-                request.config.server_run_dir,
-                request.config.server_run_id_file,
-                request.run_id,
-                account.uid,
-            )
+            prepare_run_directory(run_dir)
             stack.callback(files.remove)
-            clean_up.callback(files.remove)
+            files.claim()
             files.write_environment(_environment(request, account))
             directory = _trace_directory(request, account)
             prepared = prepare(request, probe_file, account, directory, stack)
@@ -103,7 +118,7 @@ def run(request: RunRequest) -> int:
             status = RunStatus(
                 prepared.engine, _facts(request, probe_file, account, prepared.report)
             )
-            files.write_status(status.document("recording"))
+            files.write_status(status.document("recording"), status.reader_uid)
             files.announce()
         _say_ready(request, prepared)
         prepared.keep_outcomes()
@@ -169,7 +184,7 @@ def _record(engine: Engine, files: RunFiles, status: RunStatus) -> str:
             return f"an error: {engine.failure}"
         # The run directory may be full: recording goes on without a status.
         with suppress(ConfigurationError):
-            files.write_status(status.document("recording"))
+            files.write_status(status.document("recording"), status.reader_uid)
 
 
 def _stop(
@@ -180,7 +195,7 @@ def _stop(
     failed = engine.failure is not None
     with TimeLimit(STOP_LIMIT_S, f"stopping run {request.run_id}", files.remove):
         with suppress(ConfigurationError):
-            files.write_status(status.document("stopping"))
+            files.write_status(status.document("stopping"), status.reader_uid)
         try:
             summary = engine.stop()
         except (DatacrumbsError, OSError) as error:

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,38 +58,47 @@ class RunFiles:
     The lock file is locked as long as the run lives: a daemon that was killed leaves files but no
     lock, and the next run of that id takes over.
 
+    :meth:`remove` may be called from another thread at any time; afterwards nothing is made any
+    more.
+
     Args:
         run_dir: The run directory, prepared.
         run_id_file: Holds the id of the newest run.
         run_id: This run.
-        reader_uid: Who else may read the status.
-
-    Raises:
-        RunningError: The id is in use.
-        ConfigurationError: A file cannot be written.
     """
 
-    def __init__(self, run_dir: Path, run_id_file: Path, run_id: str, reader_uid: int) -> None:
+    def __init__(self, run_dir: Path, run_id_file: Path, run_id: str) -> None:
         self._run_dir = run_dir
         self._run_id_file = run_id_file
         self._run_id = run_id
-        self._reader_uid = reader_uid
         self._made: list[Path] = []
-        try:
-            self._lock_fd = self._claim()
-        except OSError as error:
-            raise ConfigurationError(f"{self.path('lock')}: {error.strerror}") from error
-        self._made.append(self.path("lock"))
-        # A daemon that was killed leaves these.
-        for kind in ("ready", "json", "runid"):
-            self.path(kind).unlink(missing_ok=True)
-        self._replace(self.path("pid"), f"{os.getpid()}\n".encode(), 0o644)
+        self._lock_fd = -1
+        self._mutex = threading.RLock()
+        self._is_over = False
+
+    def claim(self) -> None:
+        """Take the run id.
+
+        Raises:
+            RunningError: The id is in use.
+            ConfigurationError: A file cannot be written.
+        """
+        with self._mutex:
+            try:
+                self._lock_fd = self._lock()
+            except OSError as error:
+                raise ConfigurationError(f"{self.path('lock')}: {error.strerror}") from error
+            self._made.append(self.path("lock"))
+            # A daemon that was killed leaves these.
+            for kind in ("ready", "json", "runid"):
+                self.path(kind).unlink(missing_ok=True)
+            self._replace(self.path("pid"), f"{os.getpid()}\n".encode(), 0o644)
 
     def path(self, kind: str) -> Path:
         """Return the path of one of this run's files."""
         return run_file(self._run_dir, self._run_id, kind)
 
-    def _claim(self) -> int:
+    def _lock(self) -> int:
         # Nobody else can open the lock, and so nobody else can hold it.
         path = self.path("lock")
         attempts = 0
@@ -128,12 +138,17 @@ class RunFiles:
         self._replace(self._run_id_file, self._run_id.encode(), 0o644)
         self._replace(self.path("ready"), READY_TEXT.encode(), 0o644)
 
-    def write_status(self, status: Mapping[str, object]) -> None:
-        """Replace the status, which only root and the owner of the run may read."""
+    def write_status(self, status: Mapping[str, object], reader_uid: int) -> None:
+        """Replace the status, which only root and this user may read."""
         text = json.dumps(status, separators=(",", ":"))
-        self._replace(self.path("json"), text.encode(), _PRIVATE, self._reader_uid)
+        self._replace(self.path("json"), text.encode(), _PRIVATE, reader_uid)
 
     def _replace(self, path: Path, content: bytes, mode: int, uid: int | None = None) -> None:
+        with self._mutex:
+            if not self._is_over:
+                self._replace_now(path, content, mode, uid)
+
+    def _replace_now(self, path: Path, content: bytes, mode: int, uid: int | None) -> None:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -153,15 +168,16 @@ class RunFiles:
 
     def remove(self) -> None:
         """Remove all files of the run, the ready file first, and give the id back."""
-        if self._lock_fd < 0:
-            return
-        self.path("ready").unlink(missing_ok=True)
-        self._pass_on_run_id()
-        for path in reversed(self._made):
-            if path != self._run_id_file:
-                path.unlink(missing_ok=True)
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        with self._mutex:
+            if self._lock_fd >= 0 and not self._is_over:
+                self.path("ready").unlink(missing_ok=True)
+                self._pass_on_run_id()
+                self._is_over = True
+                for path in reversed(self._made):
+                    if path != self._run_id_file:
+                        path.unlink(missing_ok=True)
+                os.close(self._lock_fd)
+            self._is_over = True
 
     def _pass_on_run_id(self) -> None:
         """Let the run-id file name the newest of the other runs, or remove it."""

@@ -66,6 +66,11 @@ class RunStatus:
         self._seen_at_s = time.monotonic()
         self._rate = 0.0
 
+    @property
+    def reader_uid(self) -> int:
+        """Who may read it besides root."""
+        return self._facts.uid
+
     def document(self, state: str) -> dict[str, Any]:
         """Return the status now.
 
