@@ -43,11 +43,12 @@ def choose_binary_functions(entry: Entry, machine: Machine, exclusions: Exclusio
     declared = None
     if entry.type == "header":
         declared = _declared(entry, choice, machine)
+    name_of = matching.matcher(entry, choice.path)
     for candidate in machine.elf_functions(choice.path):
         if declared is not None and declared.isdisjoint((candidate.symbol, *candidate.aliases)):
             continue
         choice.found[_function_name(entry, candidate.symbol, candidate)] = candidate
-        name = matching.name_of(entry, candidate, choice.path)
+        name = name_of(candidate)
         if name is None:
             continue
         function = _function_name(entry, name, candidate)

@@ -24,10 +24,11 @@ def choose_custom(entry: Entry, exclusions: Exclusions) -> Choice:
     """
     choice = Choice(entry)
     choice.path = _existing(entry.file or "")
+    name_of = matching.matcher(entry)
     for name in _functions(_existing(entry.custom_probes or "")):
         candidate = Candidate(name)
         choice.found[name] = candidate
-        if matching.name_of(entry, candidate) is not None:
+        if name_of(candidate) is not None:
             why = matching.excluded_by(entry, candidate, exclusions)
             choose(choice, name, candidate, excluded_by=why)
     choice.remarks.append(

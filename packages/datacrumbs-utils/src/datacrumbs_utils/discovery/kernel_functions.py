@@ -64,9 +64,12 @@ def choose_kernel_functions(entry: Entry, machine: Machine, exclusions: Exclusio
 
 
 def _choose(choice: Choice, candidates: Iterable[Candidate], exclusions: Exclusions) -> None:
-    for candidate in candidates:
-        choice.found.setdefault(candidate.symbol, candidate)
-        name = matching.name_of(choice.entry, candidate)
+    found = list(candidates)
+    # The first of several of one name counts.
+    choice.found = {candidate.symbol: candidate for candidate in reversed(found)}
+    name_of = matching.matcher(choice.entry)
+    for candidate in found:
+        name = name_of(candidate)
         if name is not None and name not in choice.chosen:
             why = matching.excluded_by(choice.entry, candidate, exclusions)
             choose(choice, name, candidate, excluded_by=why)

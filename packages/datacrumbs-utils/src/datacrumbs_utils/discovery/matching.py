@@ -14,26 +14,49 @@ _MPI = compile_regex(MPI_REGEX)
 _EVERYTHING = frozenset({"", ".*"})
 
 
-def name_of(entry: Entry, candidate: Candidate, path: Path | None = None) -> str | None:
-    """Return the name under which an entry means a candidate, or None if it does not.
+def matcher(entry: Entry, path: Path | None = None) -> Callable[[Candidate], str | None]:
+    """Return what gives the name under which an entry means a candidate, or None if it does not.
 
     A name of one address is probed once: where several of them match, the symbol's own name counts,
     else the first alias.
     """
-    names = (candidate.symbol, *candidate.aliases)
     if entry.functions:
-        wanted = {plain_symbol(function) for function in entry.functions}
-        return next((name for name in names if name in wanted), None)
+        wanted = frozenset(plain_symbol(function) for function in entry.functions)
+
+        def by_list(candidate: Candidate) -> str | None:
+            if candidate.symbol in wanted:
+                return candidate.symbol
+            return next((name for name in candidate.aliases if name in wanted), None)
+
+        return by_list
     regex = _regex(entry, path)
     if regex is None:
-        return candidate.symbol
+        return lambda candidate: candidate.symbol
     if entry.probe is ProbeType.SYSCALLS:
-        return next((name for name in names if regex.matches_syscall(name)), None)
-    return next((name for name in names if regex.matches_symbol(name, candidate.value)), None)
+        return _by(lambda name, value: regex.matches_syscall(name))
+    if regex.is_plain:
+        fullmatch = regex.pattern.fullmatch
+        return _by(lambda name, value: fullmatch(name) is not None)
+    return _by(regex.matches_symbol)
+
+
+def _by(matches: Callable[[str, int | None], bool]) -> Callable[[Candidate], str | None]:
+    def by_expression(candidate: Candidate) -> str | None:
+        # Of a hundred thousand kernel functions hardly any has an alias.
+        if matches(candidate.symbol, candidate.value):
+            return candidate.symbol
+        for name in candidate.aliases:
+            if matches(name, candidate.value):
+                return name
+        return None
+
+    return by_expression
 
 
 def missing_names(entry: Entry, candidates: Iterable[Candidate]) -> tuple[str, ...]:
     """Return the names of an entry's ``functions`` that no candidate has."""
+    if not entry.functions:
+        return ()
     known = {name for candidate in candidates for name in (candidate.symbol, *candidate.aliases)}
     return tuple(name for name in entry.functions if plain_symbol(name) not in known)
 

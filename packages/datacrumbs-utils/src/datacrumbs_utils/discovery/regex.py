@@ -42,6 +42,11 @@ class Regex:
     source: str
     pattern: re.Pattern[str]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it can match a function's plain name only; see :meth:`matches_symbol`."""
+        return not (":" in self.source or "@" in self.source or "0x" in self.source.lower())
+
     def matches(self, text: str) -> bool:
         """Return whether the whole text matches."""
         return self.pattern.fullmatch(text) is not None

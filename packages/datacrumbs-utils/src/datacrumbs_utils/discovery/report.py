@@ -1,5 +1,6 @@
 """What a selection found, per category: for the summary table, for JSON and for explanations."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from datacrumbs_runtime.schema.probe_file import Category
 from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.entries import PROBES
 
+_DETAIL = re.compile(r"(?<=instruction) \([^()]*\)|(?<=same code as) [^,]+(?=,)")
 _PROBE_WORDS = {probe: word for word, probe in PROBES.items()}
 
 
@@ -129,4 +131,9 @@ def _arguments_known(choice: Choice, category: Category | None) -> int:
 
 
 def _counts(reasons: dict[str, str]) -> dict[str, int]:
-    return dict(Counter(reasons.values()).most_common())
+    return dict(Counter(map(_kind, reasons.values())).most_common())
+
+
+def _kind(reason: str) -> str:
+    """Return what a reason has in common with others: without instructions and names."""
+    return _DETAIL.sub("", reason).partition("; ")[0]

@@ -20,6 +20,7 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
     """
     choice = Choice(entry)
     tracepoints = machine.tracepoints
+    name_of = matching.matcher(entry)
     part_of: dict[str, str] = {}
     if entry.uses_spans:
         for name, recipe in tracepoints.recipes.items():
@@ -27,8 +28,8 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
             candidate = Candidate(name, aliases=parts)
             choice.found[name] = candidate
             ends = (Candidate(recipe.begin), Candidate(recipe.end))
-            meant = matching.name_of(entry, Candidate(name)) is not None or all(
-                matching.name_of(entry, end) is not None for end in ends
+            meant = name_of(Candidate(name)) is not None or all(
+                name_of(end) is not None for end in ends
             )
             if meant:
                 why = matching.excluded_by(entry, candidate, exclusions)
@@ -37,7 +38,7 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
     for name in tracepoints.by_name:
         candidate = Candidate(name)
         choice.found.setdefault(name, candidate)
-        if matching.name_of(entry, candidate) is None or name in choice.chosen:
+        if name_of(candidate) is None or name in choice.chosen:
             continue
         if name in part_of:
             if name not in part_of.values():

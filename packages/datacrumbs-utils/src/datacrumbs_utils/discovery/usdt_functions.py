@@ -32,11 +32,12 @@ def choose_usdt(entry: Entry, exclusions: Exclusions) -> Choice:
             f"{choice.path} has no probes of provider {provider!r}; "
             + (f"it has {', '.join(known)}" if known else "it has none at all")
         )
+    name_of = matching.matcher(entry)
     for name, parts in _functions(points).items():
         aliases = tuple(part for part in parts if part != name)
         candidate = Candidate(name, file_offset=points[parts[0]][0].offset, aliases=aliases)
         choice.found[name] = candidate
-        if matching.name_of(entry, candidate) is not None:
+        if name_of(candidate) is not None:
             why = matching.excluded_by(entry, candidate, exclusions)
             choose(choice, name, candidate, excluded_by=why)
     return choice
