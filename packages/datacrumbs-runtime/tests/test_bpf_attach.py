@@ -268,6 +268,27 @@ def test_tracepoints_by_both_tiers(tier: Tier) -> None:
         assert made.losses()[Loss.OFFERED] == 2
 
 
+@pytest.mark.parametrize("tier", features.tiers_of("kprobe"), ids=lambda tier: tier.value)
+def test_kernel_functions_by_every_tier(tier: Tier) -> None:
+    if features.refusal(tier) is not None:
+        pytest.skip(f"this kernel has no {tier.value}")
+    names = ("vfs_fsync_range", "of_nobody")
+    category = Category(ProbeType.KPROBE, "KERNEL", names)
+    built = registry.build(ProbeFile(Summary("", "", "", "", ""), (category,)))
+    # In memory: a file system on top of another calls the function once more.
+    with os.fdopen(os.memfd_create("test"), "wb") as stream, attached(built, tier.value) as made:
+        assert made.report.tiers == {"kprobe": tier.value}
+        assert [failure.function for failure in made.report.failures] == ["of_nobody"]
+        os.fsync(stream.fileno())
+        made.loaded.register(os.getpid())
+        made.loaded.recording = True
+        for _ in range(7):
+            os.fsync(stream.fileno())
+        made.loaded.recording = False
+        assert made.losses()[Loss.ENTERED] == 7
+        assert made.losses()[Loss.OFFERED] == 7
+
+
 def test_kernel_functions_are_refused_with_a_reason_where_there_are_no_kprobes() -> None:
     if any(features.refusal(tier) is None for tier in features.tiers_of("kprobe")):
         pytest.skip("this kernel has kprobes")
