@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pump_rings import BUSY, DISCARD, FILE, PAGE, TEXT, MemoryRing, call, components, string
 
 from datacrumbs_runtime.trace.pump import FunctionFormat, Pump, Value
@@ -249,3 +251,62 @@ def test_a_closed_pump_says_so(events: MemoryRing) -> None:
         pump.drain()
     with pytest.raises(ValueError, match="the pump is closed"):
         pump.take()
+
+
+FIELDS = st.integers(0, 2**16 - 1)
+
+
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.integers(0, 2**64 - 1),
+            st.lists(st.none() | st.integers(0, 5) | st.integers(0, 2**64 - 1), max_size=8),
+        ),
+        max_size=30,
+    ),
+    texts=st.lists(
+        st.tuples(
+            st.integers(0, 10),
+            st.binary(max_size=60),
+            st.integers(0, 5),
+            st.integers(0, 5),
+            FIELDS,
+            st.integers(0, 70),
+        ),
+        max_size=30,
+    ),
+    bits=st.lists(st.sampled_from([0, 0, 0, DISCARD, BUSY]), min_size=60, max_size=60),
+)
+@settings(deadline=None, max_examples=200)
+def test_whatever_is_in_the_rings_lines_stay_whole(
+    calls: list[tuple[int, int, list[int | None]]],
+    texts: list[tuple[int, bytes, int, int, int, int]],
+    bits: list[int],
+) -> None:
+    functions = [
+        FunctionFormat("c", "f", values=tuple(Value(f"v{i}", kind) for i, kind in enumerate(kinds)))
+        for kinds in (["f", "s", "x", "b", "i8", "f", "s", "u64"], ["s", "f"])
+    ]
+    with (
+        MemoryRing(1 << 14) as events,
+        MemoryRing(1 << 14) as strings,
+        Pump([events.pair], strings.pair, functions, "n", 0, kept_ids=3) as pump,
+    ):
+        pump.take()
+        bit = iter(bits)
+        for kind, text, identifier, directory, flags, cut in texts:
+            record = string(
+                kind, text, identifier=identifier, directory=directory, flags=flags, number=flags
+            )
+            strings.put(record[: len(record) - cut % 80 if cut > 60 else None], next(bit))
+        for function, number, values in calls:
+            ret = number - 2**63
+            record = call(function, start_ns=number, duration_ns=number, ret=ret, values=values)
+            events.put(record, next(bit))
+        for _ in range(3):
+            pump.drain()
+        pump.function_statistics()
+        pump.file_statistics(10)
+        for line in pump.take().split(b"\n")[:-1]:
+            json.loads(line)
