@@ -97,11 +97,32 @@ def test_built_in_policy_allows_everything_usual_and_no_custom_code() -> None:
         "module:bpf_prog_load:0x1234",
         "a:b:c",
         "prepare_creds",
+        "cred_init",
+        "__bpf_prog_run",
+        "join_session_keyring",
     ],
 )
 def test_kernel_functions_around_secrets_are_denied_by_default(function: str) -> None:
     (reason,) = objections(Policy().default, probe_file(kprobe(function)))
     assert f"kernel function {function}: " in reason
+
+
+def test_usual_kernel_functions_are_not_denied_by_default() -> None:
+    usual = (
+        "vfs_read",
+        "ext4_datasem_ensure_credits",
+        "xfs_bmbt_init_key_from_rec",
+        "xfs_allocbt_key_diff",
+        "nfs_keyed_lookup",
+        "jbd2_journal_extend",
+        "iomap_dio_rw",
+        "submit_bio_noacct",
+        "wait_on_page_writeback",
+        "generic_file_read_iter",
+        "ext4_put_super",
+        "fuse_trace_x",
+    )
+    assert objections(Policy().default, probe_file(kprobe(*usual))) == []
 
 
 def test_allowed_kernel_functions_match_in_full_and_denied_ones_win() -> None:

@@ -144,6 +144,7 @@ def _serve(
     socket_group: str | None,
     request_timeout_s: float,
 ) -> None:
+    from datacrumbs_runtime.signing.binaries import instruction_decoder
     from datacrumbs_runtime.signing.listener import listen
     from datacrumbs_runtime.signing.service import (
         Limits,
@@ -152,6 +153,8 @@ def _serve(
     )
 
     raise_descriptor_limit()
+    # Loaded here once, not in the process of each request.
+    instruction_decoder()
     group_id = None
     if socket_group is not None:
         try:

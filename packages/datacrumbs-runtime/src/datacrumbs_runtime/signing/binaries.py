@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from datacrumbs_runtime.errors import SigningError
@@ -32,7 +33,7 @@ from datacrumbs_runtime.signing.elf_facts import (
 MAX_BINARIES = 512
 # Placement steps over a few instructions at most.
 MAX_PLACEMENT_BYTES = 128
-DEBUG_DIRECTORY = "/usr/lib/debug/.build-id"
+DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
 
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
@@ -133,7 +134,7 @@ def _facts(probe_file: ProbeFile) -> dict[int, tuple[str, str | None]]:
 def _check_places(category: Category, facts: ElfFacts, build_id: str | None) -> None:
     if category.type is ProbeType.UPROBE:
         starts = _check_values(category, facts, build_id)
-        _check_placed_offsets(category, facts, starts)
+        _check_placed_offsets(category, facts, starts, build_id)
     elif category.type is ProbeType.USDT:
         _check_usdt_points(category, facts)
 
@@ -145,7 +146,8 @@ def _check_values(category: Category, facts: ElfFacts, build_id: str | None) -> 
     wanted = frozenset(starts.values())
     known = facts.functions_at(wanted)
     if known != wanted:
-        known |= _functions_of_debug_file(facts, build_id, wanted - known)
+        debug = _debug_file(facts, build_id)
+        known |= debug.functions_at(wanted - known) if debug is not None else set()
     if known != wanted:
         stray = next(name for name, value in starts.items() if value not in known)
         raise SigningError(
@@ -158,38 +160,42 @@ def _check_values(category: Category, facts: ElfFacts, build_id: str | None) -> 
     return starts
 
 
-def _functions_of_debug_file(
-    facts: ElfFacts, build_id: str | None, wanted: frozenset[int]
-) -> set[int]:
-    """Look into the separate debug file that the distribution installed, if it did."""
+def _debug_file(facts: ElfFacts, build_id: str | None) -> ElfFacts | None:
+    """Return the separate debug file that the distribution installed, if it did."""
     if build_id is None:
-        return set()
+        return None
+    path = DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug"
     try:
-        path = f"{DEBUG_DIRECTORY}/{build_id[:2]}/{build_id[2:]}.debug"
-        fd = open_regular_file(path)
-    except SigningError:
-        return set()
-    try:
+        data = path.read_bytes() if path.is_file() else b""
         # Only root's word counts: with a file of his own a user could name any place.
-        if os.fstat(fd).st_uid != 0:
-            return set()
-        return ElfFacts(fd, f"{facts.where} (debug file)").functions_at(wanted)
-    finally:
-        os.close(fd)
+        if not data or path.stat().st_uid != 0:
+            return None
+    except OSError:
+        return None
+    return ElfFacts(data, f"{facts.where} (debug file)")
 
 
-def _check_placed_offsets(category: Category, facts: ElfFacts, starts: dict[str, int]) -> None:
-    unnamed = frozenset(
-        plain_symbol(name) for name in category.placed_offsets if name not in starts
-    )
+def _check_placed_offsets(
+    category: Category, facts: ElfFacts, starts: dict[str, int], build_id: str | None
+) -> None:
+    unnamed = frozenset(_base_name(name) for name in category.placed_offsets if name not in starts)
     by_name = facts.addresses_of(unnamed) if unnamed else {}
+    missing = unnamed - by_name.keys()
+    debug = _debug_file(facts, build_id) if missing else None
+    if debug is not None:
+        by_name = {**debug.addresses_of(missing), **by_name}
     for name, offset in category.placed_offsets.items():
-        addresses = {starts[name]} if name in starts else by_name.get(name, set())
+        addresses = {starts[name]} if name in starts else by_name.get(_base_name(name), set())
         if not any(_is_behind(facts, address, offset) for address in addresses):
             raise SigningError(
                 f"{facts.where}: {name}: no instruction of its beginning is at offset {offset:#x}",
                 hint="make the probe file again with datacrumbs_probe_configurator",
             )
+
+
+def _base_name(function: str) -> str:
+    """Return the symbol of a function name without value and version."""
+    return plain_symbol(function).partition("@")[0]
 
 
 def _is_behind(facts: ElfFacts, address: int, offset: int) -> bool:

@@ -135,6 +135,10 @@ class ElfFacts:
                 plain = name.partition(b"@")[0]
                 if plain in wanted:
                     found.setdefault(plain.decode(), set()).add(value)
+            if len(found) < len(wanted):
+                small = self._small_debug_file()
+                if small is not None:
+                    found = {**small.addresses_of(names - found.keys()), **found}
         except (struct.error, ValueError, OSError) as error:
             raise SigningError(f"{self.where}: broken symbol table") from error
         return found

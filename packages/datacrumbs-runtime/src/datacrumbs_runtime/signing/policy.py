@@ -20,9 +20,12 @@ MAX_REASONS = 3
 
 # Functions that handle secrets or decide about rights: what they are given is nobody's business.
 DEFAULT_DENIED_KERNEL_FUNCTIONS = (
-    r".*(?:crypt|passw|secret|keyring|key_|_key|cred).*",
+    r"(?:crypto|fscrypt|ecryptfs|crypt|dm_crypt|aead|ahash|shash|skcipher|akcipher|hmac)_.*",
+    r"(?:key|keys|keyring|keyctl|user_key|asymmetric_key|encrypted|trusted|tpm|tpm[12])_.*",
+    r".*request_key.*|.*_keyring(?:_.*)?|(?:.*_)?passw.*|(?:.*_)?(?:secret|secretmem)(?:_.*)?",
+    r"(?:.*_)?creds?(?:_.*)?",
     r"(?:security|selinux|apparmor|smack|tomoyo|landlock|audit|ima|evm)_.*",
-    r"(?:bpf|kprobe|kretprobe|uprobe|ftrace|fprobe|perf|trace|tracing|rethook)_.*",
+    r"(?:__)?(?:bpf|kprobe|kretprobe|uprobe|ftrace|fprobe|perf|trace|tracing|rethook)_.*",
 )
 # No library of any package has these in its path, and shells and logs stumble over them.
 _STRANGE_PATH = re.compile(r"""[`$"'\\;|&<>*?!]""")
