@@ -53,7 +53,10 @@ capture_probes:
 """,
         DATACRUMBS_KERNEL_HEADERS_PATH="/usr/src/linux",
     )
-    assert found.problems == ()
+    assert [str(problem) for problem in found.problems] == [
+        "host.yaml:1:16: trace_log_dir is a setting of the run: a probe file does not carry it",
+        "host.yaml:4:17: inclusion_path is a setting of the run: a probe file does not carry it",
+    ]
     assert found.inclusion_path == ("/scratch", "/home")
     assert (found.trace_log_dir, found.data_dir, found.user) == (
         "/scratch/traces",
@@ -197,6 +200,16 @@ def test_a_key_without_meaning_is_only_a_warning() -> None:
     ]
     found.raise_problems()
     assert len(found.entries) == 1
+
+
+def test_files_of_older_versions_keep_working() -> None:
+    found = parsed(
+        "name: corona\ninstall_dir: /x\nmode: tracer\ntrace_file_path: /y\n"
+        "profiling_interval: 0.0001\ncapture_probes: [{name: sys, probe: syscalls}]\n"
+    )
+    assert len(found.entries) == 1
+    assert len(found.problems) == 5
+    assert not any(problem.is_error for problem in found.problems)
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

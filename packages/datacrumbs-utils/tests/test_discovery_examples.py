@@ -183,7 +183,8 @@ def test_schema_and_parser_refuse_the_same(entry: dict[str, Any], schema: Any) -
 
 def test_the_schema_knows_exactly_the_keys_of_the_parser(schema: Any) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert set(schema["properties"]) == set(config.TOP_LEVEL_KEYS)
+    known = {*config.TOP_LEVEL_KEYS, *config.OLD_TOP_LEVEL_KEYS}
+    assert set(schema["properties"]) == known
     entry = schema["properties"]["capture_probes"]["items"]["else"]["properties"]
     assert set(entry) == set(entries.ALL_KEYS)
     argument = entry["function_arguments"]["additionalProperties"]["items"]["oneOf"][1]

@@ -239,7 +239,8 @@ def test_definitions_win_over_the_environment_and_the_installation(
     data = prefix / "share" / "datacrumbs" / "data"
     data.mkdir(parents=True)
     with sqlite3.connect(data / "system-probe-root-node.sqlite") as database:
-        database.execute("CREATE TABLE system_configuration(key TEXT PRIMARY KEY, value TEXT)")
+        for table in ("system_configuration", "summary"):
+            database.execute(f"CREATE TABLE {table}(key TEXT PRIMARY KEY, value TEXT)")
         rows = [("NAME", "installed"), ("DATACRUMBS_MAX_RUNTIME_FUNCTIONS", "3")]
         database.executemany("INSERT INTO system_configuration VALUES (?, ?)", rows)
     database.close()

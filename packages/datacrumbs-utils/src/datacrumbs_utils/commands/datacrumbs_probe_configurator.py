@@ -173,7 +173,7 @@ def _user_name() -> str:
 def _site() -> str:
     import socket
 
-    from datacrumbs_utils.discovery.select import site_of
+    from datacrumbs_runtime.schema.site_config import site_of
 
     return site_of(socket.gethostname().partition(".")[0])
 

@@ -24,6 +24,8 @@ TOP_LEVEL_KEYS = (
     "include",
     "version",
 )
+# What is a setting of the installation or of a run today; files that have them keep working.
+OLD_TOP_LEVEL_KEYS = ("name", "install_dir", "mode", "trace_file_path", "profiling_interval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,10 @@ class HostConfig:
     Attributes:
         path: The file it came from; the name of a built-in set otherwise.
         entries: The groups of functions, in the order of the file.
-        trace_log_dir: Where traces go, or None for the installation's setting.
+        trace_log_dir: Where traces are meant to go; a probe file does not carry it.
         data_dir: Where lists of excluded functions are kept, or None for the installation's.
         user: Who the probe file is for, or None for whoever makes it.
-        inclusion_path: Only files below these directories are recorded; empty: all.
+        inclusion_path: Below which directories files are meant; a probe file does not carry it.
         include: Names of built-in sets, or paths of configurations, that come first.
         problems: What is wrong with the file; :func:`load` raises if any is an error.
     """
@@ -124,7 +126,16 @@ def parse(text: str, where: str, variables: Mapping[str, str] | None = None) -> 
         return HostConfig(where, (), problems=tuple(problems.found))
     top = Values(tree, templates.variables() if variables is None else variables, problems)
     for key in top.unknown_keys(TOP_LEVEL_KEYS):
-        problems.error(key.position, f"unknown key {key.text}{nearest(key.text, TOP_LEVEL_KEYS)}")
+        if key.text in OLD_TOP_LEVEL_KEYS:
+            problems.warning(key.position, f"{key.text} is of older versions and means nothing")
+        else:
+            known = nearest(key.text, TOP_LEVEL_KEYS)
+            problems.error(key.position, f"unknown key {key.text}{known}")
+    for name in ("trace_log_dir", "inclusion_path"):
+        if name in top:
+            problems.warning(
+                top.place(name), f"{name} is a setting of the run: a probe file does not carry it"
+            )
     include = top.texts("include")
     parsed = _entries(top, problems, needs_entries=not include)
     inclusion = top.text("inclusion_path")

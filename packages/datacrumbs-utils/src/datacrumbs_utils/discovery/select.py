@@ -18,6 +18,7 @@ from datacrumbs_runtime.schema.probe_file import (
     ProbeType,
     Summary,
 )
+from datacrumbs_runtime.schema.site_config import site_of
 from datacrumbs_utils.discovery import matching, report
 from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.config import HostConfig
@@ -282,8 +283,3 @@ def user_name(uid: int) -> str:
             return getpass.getuser()
         except (KeyError, OSError):
             return str(uid)
-
-
-def site_of(hostname: str) -> str:
-    """Return what hosts of one site have in common: the name without its digits."""
-    return "".join(character for character in hostname if not character.isdigit())
