@@ -12,13 +12,20 @@ import pytest
 
 from datacrumbs_runtime.bpf import attacher, features, layout, registry
 from datacrumbs_runtime.bpf.attach_report import AttachReport
+from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.bpf.layout import Loss
 from datacrumbs_runtime.bpf.links import Links, in_threads
 from datacrumbs_runtime.bpf.loader import Loaded, LoadSettings
 from datacrumbs_runtime.bpf.rings import online_cpus, ring_size
 from datacrumbs_runtime.errors import KernelError
-from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
+from datacrumbs_runtime.schema.probe_file import (
+    Category,
+    ProbeFile,
+    ProbeType,
+    Summary,
+    UsdtPoint,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -40,6 +47,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             lines.append(f"int f{i}(int a) {{ volatile int b = a * {i}; return b; }}")
     lines.append("int deep(int n) { return n ? deep(n - 1) + 1 : 0; }")
+    lines += [
+        '__attribute__((section(".probes"))) volatile unsigned short semaphore = 0;',
+        "int work(int a) {",
+        '    __asm__ volatile("work_begins: nop");',
+        "    a += semaphore;",
+        '    __asm__ volatile("work_ends: nop");',
+        "    return a;",
+        "}",
+    ]
     lines += ["void datacrumbs_start(void) {}", "void datacrumbs_stop(void) {}"]
     (directory / "many.c").write_text("\n".join(lines))
     path = directory / "libmany.so"
@@ -136,6 +152,16 @@ def all_functions() -> tuple[str, ...]:
     return (*REFUSED, "f1", "f2", "f3") if slow else tuple(f"f{i}" for i in range(FUNCTIONS))
 
 
+def file_offsets(library: Path) -> dict[str, int]:
+    """Return where symbols of all kinds lie in a library's file."""
+    listed = subprocess.run(["nm", library], capture_output=True, text=True, check=True).stdout
+    with ElfFile(library) as file:
+        return {
+            name: file.file_offset(int(value, 16)) or 0
+            for value, _, name in (line.split() for line in listed.splitlines() if line[0] != " ")
+        }
+
+
 TIERS = [Tier.UPROBE_SESSION, Tier.UPROBE_MULTI, Tier.UPROBE_PERF]
 
 
@@ -159,6 +185,39 @@ def test_every_tier_sees_every_call(library: Path, tier: Tier) -> None:
         assert made.losses()[Loss.ENTERED] == len(names) + 16
         assert made.losses()[Loss.OFFERED] == len(names) + 16
         assert made.losses()[Loss.RING_FULL] == 0
+
+
+@pytest.mark.parametrize("tier", TIERS, ids=lambda tier: tier.value)
+def test_pairs_of_usdt_probes_are_calls_and_raise_their_semaphore(
+    library: Path, tier: Tier
+) -> None:
+    if features.refusal(tier) is not None:
+        pytest.skip(f"this kernel has no {tier.value}")
+    at = file_offsets(library)
+    begin = UsdtPoint(at["work_begins"], at["semaphore"], "")
+    end = UsdtPoint(at["work_ends"], at["semaphore"], "")
+    category = Category(
+        ProbeType.USDT,
+        "USDT",
+        ("work", "lonely"),
+        binary_path=str(library),
+        provider="test",
+        usdt_points={"work__entry": (begin,), "work__return": (end,), "lonely": (begin,)},
+    )
+    built = registry.build(ProbeFile(Summary("", "", "", "", ""), (category,)))
+    calls = ctypes.CDLL(str(library))
+    assert calls.work(1) == 1
+    with attached(built, tier.value) as made:
+        assert [failure.function for failure in made.report.failures] == ["lonely"]
+        made.loaded.register(os.getpid())
+        made.loaded.recording = True
+        # Both probes of the pair raised it.
+        assert calls.work(1) == 3
+        assert calls.work(1) == 3
+        made.loaded.recording = False
+        assert made.losses()[Loss.ENTERED] == 2
+        assert made.losses()[Loss.OFFERED] == 2
+    assert calls.work(1) == 1
 
 
 def test_only_registered_processes_are_seen(library: Path) -> None:

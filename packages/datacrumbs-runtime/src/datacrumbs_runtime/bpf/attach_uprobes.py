@@ -215,15 +215,19 @@ def _attach_binary(
     """Attach to places of one file, check that the kernel did it, and return what failed.
 
     A probe that cannot be placed fails only in processes that map the file, and is silently dead
-    if there is none. So this process maps it: then the kernel tries every place at once.
+    if there is none. So this process maps it: then the kernel tries every place at once. Not for
+    places with semaphores, which the kernel would raise once more for this mapping and not lower
+    again; they are at nops, which can be probed.
     """
     path = os.fsencode(binary_path)
+    is_checked = not any(place.semaphore for place in places)
     with ExitStack() as stack:
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, file)
             # Private: gets breakpoints, as a process that executes it. Shared: never gets any.
-            probed = stack.enter_context(mmap.mmap(file, 0, mmap.MAP_PRIVATE, mmap.PROT_READ))
+            flags = mmap.MAP_PRIVATE if is_checked else mmap.MAP_SHARED
+            probed = stack.enter_context(mmap.mmap(file, 0, flags, mmap.PROT_READ))
             original = stack.enter_context(mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
@@ -246,7 +250,7 @@ def _attach_binary(
         for part in parts:
             refused += attach_or_bisect(part, attach_part)
         failed = {place for place, _ in refused}
-        for place in places:
+        for place in places if is_checked else ():
             instruction = slice(place.offset, place.offset + _INSTRUCTION_BYTES)
             if probed[instruction] == original[instruction] and place not in failed:
                 refused.append((place, _DEAD))
