@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import NoReturn
 
 from datacrumbs_runtime.errors import DatacrumbsError, SigningError
@@ -20,7 +21,7 @@ from datacrumbs_runtime.errors import DatacrumbsError, SigningError
 _PR_SET_DUMPABLE = 4
 _CPU_LIMIT_S = 20
 _ANSWER_LIMIT_BYTES = 16 << 20
-_DONE, _REFUSED, _BROKEN = b"\0", b"\1", b"\2"
+_DONE, _REFUSED = b"\0", b"\1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,49 @@ def become(account: Account) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+class TaskAsUser:
+    """A function that runs in a child process with a user's rights; see :func:`run_as_user`.
+
+    Use it in a ``with``: leaving that ends the child, whether or not it is done.
+    """
+
+    def __init__(self, account: Account, task: Callable[[], bytes], *, timeout_s: float) -> None:
+        self._user = account.user
+        self._deadline = time.monotonic() + timeout_s
+        self._answer_fd, child_fd = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._answer_fd)
+            _child(account, task, child_fd)
+        os.close(child_fd)
+
+    def __enter__(self) -> "TaskAsUser":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._answer_fd)
+        _end(self._pid)
+
+    def result(self) -> bytes:
+        """Wait for the function and return what it returned; once only.
+
+        Raises:
+            SigningError: See :func:`run_as_user`.
+        """
+        answer = _read_until_closed(self._answer_fd, self._deadline)
+        if answer[:1] == _DONE:
+            return answer[1:]
+        if answer[:1] == _REFUSED:
+            message, hint = json.loads(answer[1:])
+            raise SigningError(message, hint=hint)
+        raise SigningError(f"a check as {self._user} was cut off")
+
+
 def run_as_user(account: Account, task: Callable[[], bytes], *, timeout_s: float) -> bytes:
     """Run a function in a child process with a user's rights and return what it returned.
 
@@ -91,26 +135,11 @@ def run_as_user(account: Account, task: Callable[[], bytes], *, timeout_s: float
         timeout_s: After this time the child is killed: a path may hang in a dead file system.
 
     Raises:
-        DatacrumbsError: What the function raised, with message and hint, as a SigningError; or
-            it took too long or was killed.
+        SigningError: What the function raised as a DatacrumbsError, with message and hint; or it
+            took too long or was killed.
     """
-    answer_fd, child_fd = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(answer_fd)
-        _child(account, task, child_fd)
-    os.close(child_fd)
-    try:
-        answer = _read_until_closed(answer_fd, time.monotonic() + timeout_s)
-    finally:
-        os.close(answer_fd)
-        _end(pid)
-    if answer[:1] == _DONE:
-        return answer[1:]
-    if answer[:1] == _REFUSED:
-        message, hint = json.loads(answer[1:])
-        raise SigningError(message, hint=hint)
-    raise SigningError(f"a check as {account.user} was cut off")
+    with TaskAsUser(account, task, timeout_s=timeout_s) as running:
+        return running.result()
 
 
 def open_as_user(account: Account, path: str, *, timeout_s: float = 10.0) -> int:

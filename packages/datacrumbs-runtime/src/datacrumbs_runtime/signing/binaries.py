@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from datacrumbs_runtime.errors import SigningError
@@ -22,7 +23,7 @@ from datacrumbs_runtime.schema.probe_file import (
     plain_symbol,
     symbol_value,
 )
-from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_as_user
+from datacrumbs_runtime.signing.accounts import Account, TaskAsUser, open_regular_file
 from datacrumbs_runtime.signing.elf_facts import (
     EM_AARCH64,
     EM_X86_64,
@@ -51,31 +52,56 @@ class BinaryFacts:
     build_id: str | None
 
 
-def check_binaries(
-    probe_file: ProbeFile, account: Account, *, timeout_s: float = 10.0
-) -> dict[int, BinaryFacts]:
-    """Open every binary of a probe file as its user and compare what the probe file says of it.
+class BinariesCheck:
+    """Opens every binary of a probe file as its user and compares what the probe file says of it.
 
-    Returns:
-        What was found, by position of the category; categories without a binary are left out.
+    That happens in another process, from the beginning on; use it in a ``with``.
+
+    Args:
+        probe_file: Whose binaries.
+        account: With whose rights.
+        timeout_s: How long it may take.
 
     Raises:
-        SigningError: The user may not read a binary, it is no ELF file, its build id is another,
-            or an offset is none at which a probe may be.
+        SigningError: There are too many binaries.
     """
-    paths = {category.binary_path for category in probe_file.categories if category.binary_path}
-    if not paths:
-        return {}
-    if len(paths) > MAX_BINARIES:
-        raise SigningError(f"{len(paths)} binaries are more than {MAX_BINARIES}")
-    answer = run_as_user(
-        account, lambda: json.dumps(_facts(probe_file)).encode(), timeout_s=timeout_s
-    )
-    facts: dict[str, Any] = json.loads(answer)
-    return {
-        int(position): BinaryFacts(real_path, build_id)
-        for position, (real_path, build_id) in facts.items()
-    }
+
+    def __init__(self, probe_file: ProbeFile, account: Account, *, timeout_s: float = 10.0) -> None:
+        paths = {item.binary_path for item in probe_file.categories if item.binary_path}
+        if len(paths) > MAX_BINARIES:
+            raise SigningError(f"{len(paths)} binaries are more than {MAX_BINARIES}")
+        self._task: TaskAsUser | None = None
+        if paths:
+            self._task = TaskAsUser(
+                account, lambda: json.dumps(_facts(probe_file)).encode(), timeout_s=timeout_s
+            )
+
+    def __enter__(self) -> "BinariesCheck":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._task.__exit__(kind, error, trace)
+
+    def result(self) -> dict[int, BinaryFacts]:
+        """Return what was found, by position of the category; those without a binary are left out.
+
+        Raises:
+            SigningError: The user may not read a binary, it is no ELF file, its build id is
+                another, or an offset is none at which a probe may be.
+        """
+        if self._task is None:
+            return {}
+        facts: dict[str, Any] = json.loads(self._task.result())
+        return {
+            int(position): BinaryFacts(real_path, build_id)
+            for position, (real_path, build_id) in facts.items()
+        }
 
 
 def check_binary(category: Category, fd: int) -> str | None:
@@ -113,7 +139,7 @@ def check_binary(category: Category, fd: int) -> str | None:
 
 
 def _facts(probe_file: ProbeFile) -> dict[int, tuple[str, str | None]]:
-    """Do the work of :func:`check_binaries` with the rights of the calling process."""
+    """Do the work of :class:`BinariesCheck` with the rights of the calling process."""
     found: dict[int, tuple[str, str | None]] = {}
     by_path: dict[str, list[int]] = {}
     for position, category in enumerate(probe_file.categories):

@@ -6,7 +6,7 @@ is made once. Verifying does not use this: it looks at the document that was rea
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Any
@@ -24,21 +24,40 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-def canonical_bytes_of(probe_file: ProbeFile) -> bytes:
-    """Return the bytes of a probe file that are signed."""
-    outside = document_from_probe_file(replace(probe_file, categories=()))
+def argument_texts(categories: Iterable[Category]) -> dict[int, str]:
+    """Return the text of the captured arguments of each category, by the identity of these.
+
+    This is most of the work and does not depend on who signs for whom, so it can be done early.
+    """
     known: dict[int, str] = {}
-    categories = ",".join(_category(category, known) for category in probe_file.categories)
+    return {
+        id(category.arguments): _arguments(category.arguments, known)
+        for category in categories
+        if category.arguments
+    }
+
+
+def canonical_bytes_of(probe_file: ProbeFile, texts: Mapping[int, str] | None = None) -> bytes:
+    """Return the bytes of a probe file that are signed.
+
+    Args:
+        probe_file: The probe file.
+        texts: What :func:`argument_texts` returned for its categories; None: made now.
+    """
+    outside = document_from_probe_file(replace(probe_file, categories=()))
+    if texts is None:
+        texts = argument_texts(probe_file.categories)
+    categories = ",".join(_category(category, texts) for category in probe_file.categories)
     text = canonical_bytes({**outside, "categories": _CATEGORIES})
     return text.replace(_encode(_CATEGORIES).encode(), f"[{categories}]".encode(), 1)
 
 
-def _category(category: Category, known: dict[int, str]) -> str:
+def _category(category: Category, texts: Mapping[int, str]) -> str:
     document: dict[str, Any] = category_document(replace(category, arguments={}))
     if not category.arguments:
         return _encode(document)
     text = _encode({**document, "function_arguments": _ARGUMENTS})
-    return text.replace(_encode(_ARGUMENTS), _arguments(category.arguments, known), 1)
+    return text.replace(_encode(_ARGUMENTS), texts[id(category.arguments)], 1)
 
 
 def _arguments(arguments: Mapping[str, tuple[Argument, ...]], known: dict[int, str]) -> str:

@@ -15,6 +15,7 @@ from datacrumbs_runtime.errors import SigningError
 EM_X86_64 = 62
 EM_AARCH64 = 183
 MAX_TABLE_BYTES = 256 << 20
+MAX_HELD_BYTES = 64 << 20
 MAX_HEADERS = 65536
 MAX_NOTES_BYTES = 1 << 20
 
@@ -71,10 +72,14 @@ class ElfFacts:
         Raises:
             SigningError: It is not a 64-bit ELF file.
         """
-        self._source = source
         self.where = where
-        self._size = len(source) if isinstance(source, bytes) else os.fstat(source).st_size
         try:
+            self._size = len(source) if isinstance(source, bytes) else os.fstat(source).st_size
+            if not isinstance(source, bytes) and self._size <= MAX_HELD_BYTES:
+                # One call instead of thousands of small ones. Too little, if the file shrinks
+                # meanwhile, is as good as a broken file.
+                source = os.pread(source, self._size, 0)
+            self._source = source
             self._read_headers()
         except (struct.error, ValueError, OSError) as error:
             raise SigningError(f"{where}: not a 64-bit ELF file") from error
@@ -117,7 +122,7 @@ class ElfFacts:
     def functions_at(self, addresses: frozenset[int]) -> set[int]:
         """Return those addresses at which a function of the symbol tables begins."""
         try:
-            found = {value for value, _ in self._functions() if value in addresses}
+            found = {value for value, _ in self._function_symbols() if value in addresses}
             if found != addresses:
                 small = self._small_debug_file()
                 if small is not None:
@@ -131,7 +136,7 @@ class ElfFacts:
         found: dict[str, set[int]] = {}
         wanted = {name.encode() for name in names}
         try:
-            for value, name in self._functions():
+            for value, name in self._named_functions():
                 plain = name.partition(b"@")[0]
                 if plain in wanted:
                     found.setdefault(plain.decode(), set()).add(value)
@@ -222,20 +227,26 @@ class ElfFacts:
         for section in self._sections:
             yield names[section.name : names.find(b"\0", section.name)], section
 
-    def _functions(self) -> Iterator[tuple[int, bytes]]:
+    def _function_symbols(self) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Yield value, and offset of the name with the section that has it, of all functions."""
         symbol = struct.Struct(self._order + "IBBHQQ")
         for section in self._sections:
-            if section.type not in (_SHT_SYMTAB, _SHT_DYNSYM):
-                continue
-            if section.link >= len(self._sections):
-                raise ValueError(section.link)
-            table = self._sections[section.link]
-            names = self.read(table.offset, table.size)
-            data = self.read(section.offset, section.size)
-            whole = len(data) - len(data) % symbol.size
-            for name, info, _, defined, value, _ in symbol.iter_unpack(data[:whole]):
-                if defined and info & 0xF in _FUNCTION_KINDS:
-                    yield value, names[name : names.find(b"\0", name)]
+            if section.type in (_SHT_SYMTAB, _SHT_DYNSYM):
+                data = self.read(section.offset, section.size)
+                whole = len(data) - len(data) % symbol.size
+                for name, info, _, defined, value, _ in symbol.iter_unpack(data[:whole]):
+                    if defined and info & 0xF in _FUNCTION_KINDS:
+                        yield value, (name, section.link)
+
+    def _named_functions(self) -> Iterator[tuple[int, bytes]]:
+        tables: dict[int, bytes] = {}
+        for value, (name, link) in self._function_symbols():
+            if link not in tables:
+                if link >= len(self._sections):
+                    raise ValueError(link)
+                tables[link] = self.read(self._sections[link].offset, self._sections[link].size)
+            names = tables[link]
+            yield value, names[name : names.find(b"\0", name)]
 
     def _small_debug_file(self) -> "ElfFacts | None":
         """Return the symbols that some distributions leave in a stripped binary, compressed."""

@@ -17,8 +17,8 @@ from datacrumbs_runtime.schema.probe_file import (
     document_from_bytes,
 )
 from datacrumbs_runtime.signing.accounts import Account
-from datacrumbs_runtime.signing.binaries import BinaryFacts, check_binaries
-from datacrumbs_runtime.signing.canonical import canonical_bytes_of
+from datacrumbs_runtime.signing.binaries import BinariesCheck, BinaryFacts
+from datacrumbs_runtime.signing.canonical import argument_texts, canonical_bytes_of
 from datacrumbs_runtime.signing.keys import Key
 from datacrumbs_runtime.signing.policy import (
     Policy,
@@ -75,7 +75,10 @@ def sign_request(
     asked = probe_file_from_document(document, "request")
     rule = signer.policy.rule_for(account, group_names)
     _refuse_if(objections(rule, asked))
-    found = check_binaries(asked, account)
+    with BinariesCheck(asked, account) as check:
+        # Most of the work of signing is done while the other process looks at the binaries.
+        texts = argument_texts(asked.categories)
+        found = check.result()
     _refuse_if(objections_to_binaries(rule, asked, found))
 
     key = signer.key()
@@ -98,13 +101,19 @@ def sign_request(
             for position, category in enumerate(asked.categories)
         ),
     )
-    return signed_bytes(probe_file, key)
+    return signed_bytes(probe_file, key, texts)
 
 
-def signed_bytes(probe_file: ProbeFile, key: Key) -> bytes:
-    """Return a probe file as JSON with the signature of a key."""
+def signed_bytes(probe_file: ProbeFile, key: Key, texts: Mapping[int, str] | None = None) -> bytes:
+    """Return a probe file as JSON with the signature of a key.
+
+    Args:
+        probe_file: What is signed.
+        key: What with.
+        texts: What :func:`argument_texts` returned for its categories, or None.
+    """
     named = replace(probe_file, checksum=None, checksum_algorithm=key.algorithm, key_id=key.key_id)
-    message = canonical_bytes_of(named)
+    message = canonical_bytes_of(named, texts)
     # Put behind the rest, which so is written only once; the order of keys has no meaning.
     return message[:-1] + b',"checksum":"' + key.sign(message).encode() + b'"}'
 
