@@ -36,6 +36,7 @@ SYSCALLS = Category(
     ("openat", "close", "read", "write", "pread64", "pwrite64", "lseek", "fsync", "unlink"),
 )
 READY_LIMIT_S = 30.0
+# Against hangs; how long it takes on an idle machine is in the benchmarks.
 STOP_LIMIT_S = 20.0
 # Users that every Debian has; they own the runs of the tests.
 ALICE, BOB, EVE = "daemon", "games", "nobody"

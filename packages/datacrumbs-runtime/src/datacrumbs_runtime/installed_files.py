@@ -103,7 +103,8 @@ class InstalledFiles:
     def save(self) -> None:
         """Write the manifest."""
         text = json.dumps(self._digests, indent=1, sort_keys=True) + "\n"
-        replace_file(self._manifest, text.encode(), 0o644)
+        if not self._manifest.exists() or self._manifest.read_text() != text:
+            replace_file(self._manifest, text.encode(), 0o644)
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self._prefix)
