@@ -179,6 +179,9 @@ def read(path: Path, cwd: str) -> list[Call]:
 
 
 def _finished(state: _State, thread: int, text: str) -> list[Call]:
+    if text.startswith(("???(", "<... ??? resumed>")):
+        # A thread that was killed before strace could look at its call.
+        return []
     match = _CALL.fullmatch(text)
     if match is None:
         raise ValueError(f"not a call: {text!r}")
