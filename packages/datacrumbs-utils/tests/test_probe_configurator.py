@@ -48,6 +48,20 @@ def install_relay(prefix: Path, body: str) -> None:
     relay.chmod(0o755)
 
 
+def install_settings(prefix: Path, **settings: str) -> Path:
+    """Leave the file in which an installation keeps its settings."""
+    data = prefix / "share" / "datacrumbs" / "data"
+    data.mkdir(parents=True)
+    path = data / "system-probe-root-node.sqlite"
+    with sqlite3.connect(path) as database:
+        for table in ("system_configuration", "summary"):
+            database.execute(f"CREATE TABLE {table}(key TEXT PRIMARY KEY, value TEXT)")
+        rows = settings.items()
+        database.executemany("INSERT INTO system_configuration VALUES (?, ?)", rows)
+    database.close()
+    return path
+
+
 def run(
     prefix: Path, *arguments: object, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -236,14 +250,7 @@ def test_wrong_usage_is_2_and_failure_is_1(
 def test_definitions_win_over_the_environment_and_the_installation(
     prefix: Path, host_yaml: Path
 ) -> None:
-    data = prefix / "share" / "datacrumbs" / "data"
-    data.mkdir(parents=True)
-    with sqlite3.connect(data / "system-probe-root-node.sqlite") as database:
-        for table in ("system_configuration", "summary"):
-            database.execute(f"CREATE TABLE {table}(key TEXT PRIMARY KEY, value TEXT)")
-        rows = [("NAME", "installed"), ("DATACRUMBS_MAX_RUNTIME_FUNCTIONS", "3")]
-        database.executemany("INSERT INTO system_configuration VALUES (?, ?)", rows)
-    database.close()
+    install_settings(prefix, NAME="installed", DATACRUMBS_MAX_RUNTIME_FUNCTIONS="3")
     host_yaml.write_text(
         "capture_probes:\n  - {name: @NAME@, probe: syscalls, regex: (read|write)}"
     )
@@ -284,3 +291,66 @@ def test_hostile_names_are_names(prefix: Path, tmp_path: Path) -> None:
     assert run(prefix, strange, output).returncode == 0
     assert output.exists()
     assert not list(tmp_path.glob("pwned*"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a file that only root can write")
+def test_a_site_that_switched_signing_off_gets_an_unsigned_file(
+    prefix: Path, host_yaml: Path
+) -> None:
+    install_settings(prefix, DATACRUMBS_DISABLE_PROBE_SIGNING="1")
+    output = host_yaml.parent / "o.json.gz"
+    result = run(prefix, host_yaml, output)
+    assert result.returncode == 0
+    assert "NOT SIGNED: DATACRUMBS_DISABLE_PROBE_SIGNING" in result.stderr
+    assert "4 functions, NOT SIGNED" in result.stdout
+    assert probe_file_from_document(read_document(output), "x").checksum is None
+
+
+def test_users_cannot_switch_signing_off(prefix: Path, host_yaml: Path) -> None:
+    path = install_settings(prefix, DATACRUMBS_DISABLE_PROBE_SIGNING="1")
+    path.chmod(0o666)
+    output = host_yaml.parent / "o.json.gz"
+    for env in ({}, {"DATACRUMBS_DISABLE_PROBE_SIGNING": "1"}):
+        assert run(prefix, host_yaml, output, env=env).returncode == 1
+        assert not output.exists()
+
+
+def test_a_terminal_sees_progress(prefix: Path, host_yaml: Path) -> None:
+    main, terminal = os.openpty()
+    result = subprocess.run(
+        [prefix / "bin" / COMMAND, host_yaml, "--dry-run"],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        check=False,
+        timeout=120,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = os.read(main, 1 << 16).decode(errors="replace")
+    os.close(main)
+    assert result.returncode == 0
+    assert "looking for sys" in shown or "placing sys" in shown or "done" in shown
+    assert b"looking for" not in result.stdout
+
+
+def test_the_summary_names_reasons_and_costs(prefix: Path, host_yaml: Path) -> None:
+    host_yaml.write_text(
+        "capture_probes:\n"
+        "  - {name: libc, probe: uprobe, file: 'soname:libc.so.6', functions: [_setjmp, malloc]}\n"
+    )
+    result = run(prefix, host_yaml, "-n")
+    header, row, *notes = result.stdout.splitlines()
+    assert header.split() == [
+        "entry",
+        "probe",
+        "found",
+        "selected",
+        "excluded",
+        "refused",
+        "expensive",
+        "arguments",
+    ]
+    assert row.split()[:2] == ["libc", "uprobe/binary"]
+    assert row.split()[3:7] == ["1", "0", "1", "1"]
+    assert any("1 refused: returns twice" in note for note in notes)
+    assert any("1 expensive, up to 9 us a call: malloc" in note for note in notes)

@@ -68,7 +68,8 @@ def command(
     """Find the functions that HOST.YAML means, have the selection signed, write it to OUT.JSON.GZ.
 
     HOST.YAML is a host configuration, or a built-in probe set: posix, stdio, kernel-io, all. The
-    exit status is 0 only if a signed file was written (or none was asked for).
+    exit status is 0 only if a signed file was written (or none was asked for, or the site has
+    switched signing off).
     """
     set_up_logging(verbose=verbose, quiet=quiet)
     shows_only = dry_run or list_functions or bool(explain)
@@ -80,7 +81,8 @@ def command(
     from datacrumbs_utils.discovery import installation, probe_file_output, sets, templates
     from datacrumbs_utils.discovery.select import select
 
-    variables = templates.variables(_defines(defines), installation.settings())
+    system = installation.system_configuration()
+    variables = templates.variables(_defines(defines), system.stored if system else None)
     config = sets.load(host_yaml, variables)
     if output is not None and not shows_only:
         probe_file_output.check_writable(output)
@@ -112,9 +114,16 @@ def command(
     if not shows_only and output is not None:
         from datacrumbs_utils.discovery import signing_client
 
-        signed = signing_client.sign(selection.probe_file, timeout_s=timeout_s)
+        document["signed"] = not installation.needs_no_signature(system)
+        if document["signed"]:
+            result = signing_client.sign(selection.probe_file, timeout_s=timeout_s)
+        else:
+            result = selection.probe_file
+            sys.stderr.write(
+                f"{COMMAND}: warning: NOT SIGNED: DATACRUMBS_DISABLE_PROBE_SIGNING is set here\n"
+            )
         document["probe_file"] = str(output)
-        document["bytes"] = probe_file_output.write(output, signed)
+        document["bytes"] = probe_file_output.write(output, result)
     if as_json:
         print(json.dumps(document, indent=2))
     elif not quiet:
@@ -124,7 +133,8 @@ def command(
 
         print_summary(Console(highlight=False), selection.report)
         if "probe_file" in document:
-            print(f"wrote {output}: {selection.report.selected} functions, signed")
+            state = "signed" if document["signed"] else "NOT SIGNED"
+            print(f"wrote {output}: {selection.report.selected} functions, {state}")
 
 
 def _defines(defines: tuple[str, ...]) -> dict[str, str]:
@@ -189,7 +199,7 @@ def _progress(*, quiet: bool) -> Iterator["Progress | None"]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("starting")
+        task = display.add_task("starting", total=None)
 
         def show(what: str, done: int, total: int) -> None:
             display.update(task, description=what, completed=done, total=total)

@@ -7,6 +7,7 @@ from pathlib import Path
 from datacrumbs_runtime.schema.system_configuration import (
     DATA_SUBDIRECTORY,
     FILE_OVERRIDE_VARIABLE,
+    SystemConfiguration,
     find_system_configuration,
     read_system_configuration,
 )
@@ -30,8 +31,8 @@ def program(name: str) -> Path | None:
     return None
 
 
-def settings() -> dict[str, str]:
-    """Return the installation's settings as stored; empty if nothing is installed here.
+def system_configuration() -> SystemConfiguration | None:
+    """Return the settings of the installation; None if nothing is installed here.
 
     Raises:
         ConfigurationError: The file is there and cannot be read.
@@ -42,6 +43,10 @@ def settings() -> dict[str, str]:
     for place in places:
         installed = any((place / DATA_SUBDIRECTORY).glob("system-probe-*.sqlite"))
         if installed or FILE_OVERRIDE_VARIABLE in os.environ:
-            path = find_system_configuration(place, os.environ)
-            return dict(read_system_configuration(path).stored)
-    return {}
+            return read_system_configuration(find_system_configuration(place, os.environ))
+    return None
+
+
+def needs_no_signature(system: SystemConfiguration | None) -> bool:
+    """Return whether the site has switched signing off, in a file that only root can write."""
+    return system is not None and system.root_only and system.config.disable_probe_signing
