@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.rows import Row, print_table, to_json
 
-SUBJECTS = ("system_calls", "functions", "attaching", "consumer", "sizes")
+SUBJECTS = ("system_calls", "functions", "attaching", "consumer", "sizes", "signing")
 
 
 @click.command(name="benchmarks", context_settings={"help_option_names": ["-h", "--help"]})

@@ -119,6 +119,17 @@ class ElfFacts:
             for segment in self.segments
         )
 
+    def named_functions(self) -> Iterator[tuple[int, bytes]]:
+        """Yield value and name of all functions of the symbol tables."""
+        tables: dict[int, bytes] = {}
+        for value, (name, link) in self._function_symbols():
+            if link not in tables:
+                if link >= len(self._sections):
+                    raise ValueError(link)
+                tables[link] = self.read(self._sections[link].offset, self._sections[link].size)
+            names = tables[link]
+            yield value, names[name : names.find(b"\0", name)]
+
     def functions_at(self, addresses: frozenset[int]) -> set[int]:
         """Return those addresses at which a function of the symbol tables begins."""
         try:
@@ -136,7 +147,7 @@ class ElfFacts:
         found: dict[str, set[int]] = {}
         wanted = {name.encode() for name in names}
         try:
-            for value, name in self._named_functions():
+            for value, name in self.named_functions():
                 plain = name.partition(b"@")[0]
                 if plain in wanted:
                     found.setdefault(plain.decode(), set()).add(value)
@@ -237,16 +248,6 @@ class ElfFacts:
                 for name, info, _, defined, value, _ in symbol.iter_unpack(data[:whole]):
                     if defined and info & 0xF in _FUNCTION_KINDS:
                         yield value, (name, section.link)
-
-    def _named_functions(self) -> Iterator[tuple[int, bytes]]:
-        tables: dict[int, bytes] = {}
-        for value, (name, link) in self._function_symbols():
-            if link not in tables:
-                if link >= len(self._sections):
-                    raise ValueError(link)
-                tables[link] = self.read(self._sections[link].offset, self._sections[link].size)
-            names = tables[link]
-            yield value, names[name : names.find(b"\0", name)]
 
     def _small_debug_file(self) -> "ElfFacts | None":
         """Return the symbols that some distributions leave in a stripped binary, compressed."""
