@@ -109,6 +109,20 @@ def test_a_span_of_the_name_of_a_tracepoint_counts_once() -> None:
     assert category.spans["ext4_writepages"].end == "ext4_writepages_result"
 
 
+def test_tracepoints_called_enter_and_exit_are_a_span(tracepoints: KernelTracepoints) -> None:
+    pairs = [
+        name.removesuffix("_enter")
+        for name in tracepoints.by_name
+        if name.endswith("_enter") and name.removesuffix("_enter") + "_exit" in tracepoints.by_name
+    ]
+    unknown = {name for name in pairs if name not in tracepoints.recipes}
+    assert unknown <= {"sys", "user", "cpuhp"}
+    if "ext4_es_lookup_extent" in pairs:
+        category = selected(entry("regex: ext4_es_lookup_extent_.*"))["t"]
+        assert category.functions == ("ext4_es_lookup_extent",)
+        assert category.spans["ext4_es_lookup_extent"].begin_key == "thread"
+
+
 def test_an_excluded_span_takes_its_ends_along() -> None:
     category = selected(entry("regex: block_.*", ", exclude: [block_rq]"))["t"]
     names = {"block_rq", "block_rq_issue", "block_rq_complete"}

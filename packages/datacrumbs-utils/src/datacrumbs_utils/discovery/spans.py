@@ -66,6 +66,20 @@ class Recipe:
     at_end: tuple[tuple[str, At, str | None], ...] = ()
 
 
+def _io_uring(begin: str) -> Recipe:
+    return Recipe(
+        "io_uring_request",
+        begin,
+        "io_uring_complete",
+        key=At("io_kiocb"),
+        end_key=At(index=1),
+        # Of the completion's entry where there is one, else an argument of its own.
+        result=(At("io_uring_cqe", path="->res"), At(index=3)),
+        # A request gets its file when it is issued, after the first of the two tracepoints.
+        at_end=(("file", At(index=1, path=":io_kiocb->file"), "struct file *"),),
+    )
+
+
 RECIPES = (
     # blk_mq: issue to the driver until the last byte is done. Before 5.11 (a54895fa057c, "block:
     # remove the request_queue to argument request based tracepoints") a queue came first.
@@ -99,17 +113,9 @@ RECIPES = (
         at_end=(("error", At(index=1), None),),
     ),
     Recipe("jbd2_commit", "jbd2_start_commit", "jbd2_end_commit"),
-    # Until 6.13 the result was an argument of its own; then the completion's entry came instead.
-    Recipe(
-        "io_uring_request",
-        "io_uring_submit_req",
-        "io_uring_complete",
-        key=At("io_kiocb"),
-        end_key=At(index=1),
-        result=(At("io_uring_cqe", path="->res"), At(index=3)),
-        # A request gets its file when it is issued, after the first of the two tracepoints.
-        at_end=(("file", At(index=1, path=":io_kiocb->file"), "struct file *"),),
-    ),
+    _io_uring("io_uring_submit_req"),
+    # Its name before 6.3.
+    _io_uring("io_uring_submit_sqe"),
     Recipe(
         "fuse_request",
         "fuse_request_send",

@@ -15,6 +15,11 @@ MAX_VALUES = 8
 END = "end"
 RESULT_LABEL = "ret"
 _PREFIX = "btf_trace_"
+_ENTER, _EXIT = "_enter", "_exit"
+# What kernel developers call the result of what a tracepoint X_exit ends.
+_RESULTS = frozenset({"ret", "error", "err", "rc", "retval", "result", "status"})
+# System calls have a probe type of their own; the other two come the other way around.
+_NO_SPANS = frozenset({"sys", "user", "cpuhp"})
 # Functions that every tracepoint has, with the names of its arguments.
 _NAMED_TWINS = ("__traceiter_", "__probestub_")
 
@@ -75,10 +80,20 @@ class KernelTracepoints:
     def recipes(self) -> dict[str, Recipe]:
         """The spans that this kernel can record, by name."""
         found: dict[str, Recipe] = {}
-        for recipe in spans.RECIPES:
-            if recipe.name not in found and self._span(recipe) is not None:
+        for recipe in (*spans.RECIPES, *map(self._pair, self.by_name)):
+            if recipe is not None and recipe.name not in found and self._span(recipe) is not None:
                 found[recipe.name] = recipe
         return found
+
+    def _pair(self, name: str) -> Recipe | None:
+        """Return the span of a tracepoint ``X_enter`` if there is ``X_exit``; None for others."""
+        stem = name.removesuffix(_ENTER)
+        end = self.by_name.get(stem + _EXIT)
+        if stem == name or end is None or stem in _NO_SPANS:
+            return None
+        has_result = bool(end.parameters) and end.parameters[-1][0] in _RESULTS
+        result = (spans.At(index=-1),) if has_result else ()
+        return Recipe(stem, name, stem + _EXIT, result=result)
 
     def span(self, name: str) -> Span:
         """Return the begin, the end and the keys of a span that ``recipes`` lists."""
