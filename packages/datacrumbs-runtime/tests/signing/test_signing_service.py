@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,32 @@ def test_audit_lines_also_go_to_a_file(stopped_site: Site) -> None:
     stopped_site.start("--audit-log", str(audit_log))
     stopped_site.sign(probe_file())
     wait_until(lambda: 'verdict="signed"' in audit_log.read_text())
+
+
+def test_anybody_verifies_with_the_public_key_and_only_root_with_the_secret(site: Site) -> None:
+    subprocess.run(site.command("--create-key", "ed25519"), check=True, capture_output=True)
+    secret = site.write_signed("secret.json", site.sign(probe_file()))
+    site.write_policy("algorithm: ed25519\n")
+    public = site.write_signed("public.json", site.sign(probe_file()))
+    for path in (secret, public):
+        path.chmod(0o644)
+    program = (
+        "import os, sys; from datacrumbs_runtime.commands.datacrumbs_probe_verify import main;"
+        f"os.setresgid({ALICE}, {ALICE}, {ALICE}); os.setresuid({ALICE}, {ALICE}, {ALICE}); main()"
+    )
+
+    def verify(path: Path) -> "subprocess.CompletedProcess[str]":
+        options = ["--prefix", str(site.prefix), "--site", SITE, "--no-binaries"]
+        return subprocess.run(
+            [sys.executable, "-c", program, str(path), *options], capture_output=True, text=True
+        )
+
+    done = verify(public)
+    assert done.returncode == 0, done.stderr
+    done = verify(secret)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert "only root reads this key" in done.stderr
 
 
 def verify_command(site: Site, path: Path, *options: str) -> "subprocess.CompletedProcess[str]":

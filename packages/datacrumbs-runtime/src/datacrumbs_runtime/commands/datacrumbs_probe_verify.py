@@ -1,6 +1,7 @@
 """Tell whether a probe file is valid, and if not, everything that is wrong with it."""
 
 import json
+import os
 import platform
 import pwd
 import time
@@ -112,11 +113,14 @@ def _examine(
 ) -> tuple[ProbeFile, list[tuple[str, str | None]]]:
     from datacrumbs_runtime.schema.probe_document import probe_file_from_document
     from datacrumbs_runtime.schema.probe_file import read_document
-    from datacrumbs_runtime.signing.keys import load_keys
+    from datacrumbs_runtime.signing.keys import ED25519, load_keys
     from datacrumbs_runtime.signing.verify import check_signature, mismatches
 
     document = read_document(file)
-    check_signature(document, str(file), load_keys(paths.data_dir))
+    # A public key is enough for those who cannot read more, as long as it was not retired.
+    public_only = os.geteuid() != 0 and document.get("checksum_algorithm") == ED25519
+    keys = load_keys(paths.data_dir, public_only=public_only)
+    check_signature(document, str(file), keys)
     probe_file = probe_file_from_document(document, str(file))
     problems = mismatches(probe_file, expected)
     if binaries:

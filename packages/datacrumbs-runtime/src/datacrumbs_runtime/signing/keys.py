@@ -133,12 +133,13 @@ class KeyRing:
                 yield key
 
 
-def load_keys(data_dir: Path, owner_uid: int = 0) -> KeyRing:
+def load_keys(data_dir: Path, owner_uid: int = 0, *, public_only: bool = False) -> KeyRing:
     """Read all keys of an installation, checking who else could have.
 
     Args:
         data_dir: Where the key files are.
         owner_uid: Who must own them.
+        public_only: Read only those that everybody may read.
 
     Raises:
         SigningError: There is no key, or a key file has the wrong owner, mode or content.
@@ -150,12 +151,15 @@ def load_keys(data_dir: Path, owner_uid: int = 0) -> KeyRing:
         (PRIVATE_NAME, ed25519_key),
         (PUBLIC_NAME, ed25519_public_key),
     ):
+        if public_only and name != PUBLIC_NAME:
+            continue
         content = _read_key_file(data_dir / name, owner_uid, secret=name != PUBLIC_NAME)
         if content is not None:
             key = make(content)
             if all(known.key_id != key.key_id for known in keys):
                 keys.append(key)
-    keys += _retired_keys(data_dir / RETIRED_NAME, owner_uid)
+    if not public_only:
+        keys += _retired_keys(data_dir / RETIRED_NAME, owner_uid)
     if not keys:
         raise SigningError(
             f"{data_dir / SECRET_NAME}: No such file",
