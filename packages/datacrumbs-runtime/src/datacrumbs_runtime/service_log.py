@@ -5,8 +5,11 @@ import os
 import platform
 import sys
 from pathlib import Path
+from types import TracebackType
 
 from datacrumbs_runtime.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -70,3 +73,10 @@ def log_to_file(path: Path, level: str, reader_uid: int | None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_LowerCaseLevel(_FILE_FORMAT))
     logging.basicConfig(level=LEVELS[level], handlers=[handler, journal], force=True)
+    sys.excepthook = _log_unexpected
+
+
+def _log_unexpected(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    logger.critical("unexpected error", exc_info=(kind, error, trace))
