@@ -65,7 +65,7 @@ class Trace:
 
     def total(self, loss: str) -> int:
         """Return the last value of a counter of losses."""
-        values = [each[loss] for each in self.metadata.get("losses", ()) if loss in each]
+        values = [each[loss] for each in self.metadata.get("datacrumbs_losses", ()) if loss in each]
         return int(values[-1]) if values else 0
 
 
