@@ -165,6 +165,15 @@ static int socket_error(const char *path, int error)
 	}
 }
 
+static int connect_error(const char *path, int error)
+{
+	if (error == ETIMEDOUT)
+		return socket_error(path, error);
+	dc_say("error", "%s: no signer: %s", path, strerror(error));
+	dc_say("hint", "the administrator starts it with systemctl start datacrumbs_sign_probes");
+	return STATUS_NO_SIGNER;
+}
+
 /* Print the text of a refusal: the reason, then the hint if there is a second line. */
 static int refusal(struct dc_answer *answer)
 {
@@ -223,22 +232,17 @@ int main(int argc, char **argv)
 
 	deadline_ns = dc_now_ns() + options.timeout_s * INT64_C(1000000000);
 	fd = connect_signer(options.socket_path, path, deadline_ns);
-	if (fd < 0) {
-		if (errno == ETIMEDOUT)
-			return socket_error(path, errno);
-		dc_say("error", "%s: no signer: %s", path, strerror(errno));
-		dc_say("hint", "the administrator starts it with "
-			       "systemctl start datacrumbs_sign_probes");
-		return STATUS_NO_SIGNER;
-	}
-	if (dc_signer_ask(fd, document, bytes, deadline_ns, &answer))
-		return socket_error(path, errno);
-	if (answer.kind == DC_SIGNED)
+	if (fd < 0)
+		status = connect_error(path, errno);
+	else if (dc_signer_ask(fd, document, bytes, deadline_ns, &answer))
+		status = socket_error(path, errno);
+	else if (answer.kind == DC_SIGNED)
 		status = write_output(answer.payload, answer.payload_bytes);
 	else
 		status = refusal(&answer);
 	free(answer.payload);
 	free(document);
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return status;
 }
