@@ -34,12 +34,13 @@ from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy_file import read_policy
 from datacrumbs_runtime.signing.verify import Expectation, verify_bytes
 from datacrumbs_runtime.status_db import StatusDatabase, database_path
-from datacrumbs_runtime.trace.writer import SUFFIX, Owner, TraceWriter
+from datacrumbs_runtime.trace.writer import Owner, TraceWriter
 from datacrumbs_runtime.trace_directory import TraceDirectory
 
 logger = logging.getLogger(__name__)
 
 MAX_STEM = 100
+TRACE_SUFFIX = ".pfw.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def _status_database(config: SiteConfig, probe_file: ProbeFile) -> StatusDatabas
 def trace_name(request: RunRequest, account: Account) -> str:
     """Return the name of a run's trace file."""
     probes = Path(request.probe_file).stem[:MAX_STEM] or "probes"
-    return f"trace-{account.user}-{request.run_id}-{platform.node()}-{probes}{SUFFIX}"
+    return f"trace-{account.user}-{request.run_id}-{platform.node()}-{probes}{TRACE_SUFFIX}"
 
 
 def _engine(
