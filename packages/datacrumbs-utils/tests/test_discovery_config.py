@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
@@ -18,6 +20,7 @@ def problems(text: str, **variables: str) -> list[str]:
     return [str(problem) for problem in parsed(text, **variables).problems]
 
 
+PIECES = ("*a", "&a ", "- ", "{", "]", ": ", "@X@", "\n", "<<: *a", "!!python/name:os.x ", "? ")
 ENTRY = "capture_probes:\n  - "
 
 
@@ -275,3 +278,19 @@ def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path, kind: str)
         os.mkfifo(path)
     with pytest.raises(ConfigurationError, match=str(path)):
         config.load(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    text=st.sampled_from(sorted((Path(config.__file__).parents[1] / "data").glob("*/*.yaml"))),
+)
+def test_any_damaged_file_is_understood_or_refused(data: st.DataObject, text: Path) -> None:
+    damaged = text.read_text()
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(damaged)))
+        cut = data.draw(st.integers(0, 9))
+        piece = data.draw(st.one_of(st.text(max_size=5), st.sampled_from(PIECES)))
+        damaged = damaged[:place] + piece + damaged[place + cut :]
+    found = config.parse(damaged, "f", {})
+    assert found.entries or found.problems or found.include

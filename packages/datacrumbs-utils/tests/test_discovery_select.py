@@ -14,6 +14,7 @@ from datacrumbs_runtime.schema.probe_document import (
 )
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType, plain_symbol, symbol_value
 from datacrumbs_utils.discovery import config, exclusions
+from datacrumbs_utils.discovery.explanation import explain
 from datacrumbs_utils.discovery.select import Selection, select
 
 SOURCE = """
@@ -134,6 +135,13 @@ def test_overrides_win_over_debugging_information(library: Path) -> None:
     more = ", functions: [dct_read_hidden], function_arguments: {dct_read_hidden: [char *title]}"
     (arguments,) = category(library, more).arguments.values()
     assert [(one.label, one.c_type) for one in arguments] == [("title", "char *")]
+
+
+def test_what_a_probe_cannot_read_is_said(library: Path) -> None:
+    text = "capture_probes:\n" + entry(library, ", functions: [dct_scale]")
+    (line,) = explain(chosen(text), "dct_scale")
+    assert "double dct_scale(double factor, int times)" in line
+    assert line.endswith("not captured: factor: floating point (double)")
 
 
 def test_arguments_can_be_left_out(library: Path) -> None:

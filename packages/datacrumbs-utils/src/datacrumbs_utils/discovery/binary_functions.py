@@ -9,7 +9,7 @@ from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category, plain_symbol
 from datacrumbs_utils.discovery import libraries, library_headers, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose
+from datacrumbs_utils.discovery.choices import Choice, choose, describe
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
@@ -151,7 +151,7 @@ def _signatures(
                 returns.setdefault(
                     function, captured_name(signature.returns).removeprefix("const ")
                 )
-                choice.signatures[function] = signature.text(plain_symbol(function))
+                describe(choice, function, signature)
                 if function not in arguments:
                     arguments[function] = prototypes.captured(
                         plain_symbol(function), signature.arguments()

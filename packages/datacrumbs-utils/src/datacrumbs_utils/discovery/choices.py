@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datacrumbs_runtime.schema.probe_file import plain_symbol
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.entries import Entry
+from datacrumbs_utils.discovery.signatures import Signature
 
 
 @dataclass(slots=True)
@@ -22,6 +24,7 @@ class Choice:
         remarks: What the user should know about how the functions were found.
         arguments_from: Where argument names came from (``DWARF``, ``mpi.h``, ...), with counts.
         signatures: Declarations for people, by name.
+        not_captured: Parameters that a probe cannot read, and why, by name.
     """
 
     entry: Entry
@@ -34,6 +37,15 @@ class Choice:
     remarks: list[str] = field(default_factory=list)
     arguments_from: dict[str, int] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)
+    not_captured: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def describe(choice: Choice, name: str, signature: Signature) -> None:
+    """Keep what people want to know of a chosen function's signature."""
+    choice.signatures[name] = signature.text(plain_symbol(name))
+    missing = signature.uncapturable()
+    if missing:
+        choice.not_captured[name] = missing
 
 
 def choose(choice: Choice, name: str, candidate: Candidate, *, excluded_by: str | None) -> None:

@@ -89,6 +89,8 @@ def _details(choice: Choice, name: str, selection: Selection) -> str:
         span = category.spans[name]
         parts.append(f"from {span.begin} to {span.end}, same {span.begin_key}")
     parts.append(signature(choice, name, category))
+    if name in choice.not_captured:
+        parts.append(f"not captured: {', '.join(choice.not_captured[name])}")
     return "; ".join(parts)
 
 

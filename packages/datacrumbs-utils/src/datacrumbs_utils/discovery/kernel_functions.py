@@ -9,7 +9,7 @@ from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category
 from datacrumbs_utils.discovery import btf, kernel_headers, libraries, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose
+from datacrumbs_utils.discovery.choices import Choice, choose, describe
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
@@ -136,7 +136,7 @@ def syscall_category(choice: Choice) -> Category:
     arguments = {name: overrides[name] for name in names if name in overrides}
     for name, signature in btf.syscall_signatures().items():
         if name in choice.chosen:
-            choice.signatures[name] = signature.text(name)
+            describe(choice, name, signature)
     choice.arguments_from["built in"] = len(names) - len(arguments)
     if arguments:
         choice.arguments_from["YAML"] = len(arguments)
@@ -157,13 +157,18 @@ def _arguments(choice: Choice, names: tuple[str, ...]) -> dict[str, tuple[Argume
     overrides = choice.entry.function_arguments
     wanted = [name for name in names if name not in overrides]
     try:
-        described = btf.arguments(wanted)
+        described = btf.signatures(wanted)
     except DatacrumbsError as error:
         choice.remarks.append(f"no arguments: {error}")
         described = {}
+    for name, signature in described.items():
+        describe(choice, name, signature)
     # Texts are read from the memory of the process. The kernel's own strings are elsewhere, so
     # that a "const char *" of a kernel function is an address and nothing more.
-    found = {name: prototypes.addresses_only(arguments) for name, arguments in described.items()}
+    found = {
+        name: prototypes.addresses_only(signature.arguments())
+        for name, signature in described.items()
+    }
     used = {name: overrides[name] for name in names if name in overrides}
     choice.arguments_from["BTF"] = len(found)
     if used:

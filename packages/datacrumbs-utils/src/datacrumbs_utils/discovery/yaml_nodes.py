@@ -66,7 +66,7 @@ def compose(text: str, problems: Problems) -> Node | None:
         text: The whole file.
         problems: Where a syntax error, a duplicate key or a tree that is too large is noted.
     """
-    if len(text.encode(errors="surrogateescape")) > MAX_FILE_BYTES:
+    if len(text.encode(errors="replace")) > MAX_FILE_BYTES:
         problems.error(Position(1, 1), f"larger than {MAX_FILE_BYTES >> 10} KiB")
         return None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -79,6 +79,8 @@ def compose(text: str, problems: Problems) -> Node | None:
         position = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
         what = ", ".join(part for part in (error.context, error.problem) if part)
         problems.error(position, f"not valid YAML: {what}")
+    except UnicodeError as error:
+        problems.error(Position(1, 1), f"not text: {error}")
     except yaml.YAMLError as error:
         problems.error(Position(1, 1), f"not valid YAML: {' '.join(str(error).split())}")
     return None
