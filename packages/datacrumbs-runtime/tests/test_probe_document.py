@@ -3,7 +3,7 @@
 import copy
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -312,6 +312,35 @@ def test_invalid_document_is_refused_by_name(case: str) -> None:
         probe_file_from_document(document, "f")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ODD_VALUES: list[Any] = [None, True, 0, -1, 1.5, 1 << 70, "", "x", "\0", [], {}, [None], {"a": 1}]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for position, entry in enumerate(value):
+            yield from places(entry, (*path, position))
+
+
+def test_odd_value_anywhere_is_refused_or_understood() -> None:
+    for path in list(places(full_document()))[1:]:
+        for odd in ODD_VALUES:
+            document = full_document()
+            parent = document
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = odd
+            try:
+                read = probe_file_from_document(document, "f")
+            except ProbeFileError:
+                continue
+            again = json.loads(json.dumps(document_from_probe_file(read)))
+            assert probe_file_from_document(again, "f") == read, (path, odd)
 
 
 def test_misspelt_key_hints_at_the_nearest() -> None:
