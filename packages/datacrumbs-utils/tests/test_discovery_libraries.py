@@ -95,6 +95,10 @@ def test_headers_lie_beside_their_library(prefix: Path) -> None:
     assert library_headers.find("nothing.h", prefix / "lib" / "libdct.so.1.2") is None
 
 
+def test_a_library_of_its_own_prefix_never_gets_the_system_s_headers(prefix: Path) -> None:
+    assert library_headers.find("stdio.h", prefix / "lib" / "libc.so.6") is None
+
+
 def test_usual_headers_are_those_of_well_known_libraries() -> None:
     path = libraries.locate("soname:libc.so.6")
     names = [header.name for header in library_headers.usual(path)]

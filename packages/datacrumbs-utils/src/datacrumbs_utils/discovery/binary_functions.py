@@ -1,6 +1,7 @@
 """Entries about programs and libraries: which functions, where each is probed, what is captured."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,9 @@ LEAF_FUNCTIONS = frozenset(
     | {"gettimeofday", "pthread_mutex_lock", "pthread_mutex_unlock", "pthread_self"}
     | {"pthread_getspecific", "__errno_location", "sched_yield", "getpid", "PyObject_GetAttr"}
 )
+
+# What libc has of them for each generation of CPUs: __memcpy_avx_unaligned_erms, __strlen_evex.
+_CPU_VARIANT = re.compile(r"__(?P<plain>[a-z]+?)(?:_chk)?_(?:sse|ssse|avx|evex|erms)\w*")
 
 
 def choose_binary_functions(entry: Entry, machine: Machine, exclusions: Exclusions) -> Choice:
@@ -105,7 +109,7 @@ def binary_category(choice: Choice) -> Category:
             placed[function] = place.file_offset
         if not place.cheap:
             choice.expensive[function] = place.reason
-        if plain_symbol(function) in LEAF_FUNCTIONS:
+        if _is_leaf(function, choice.chosen[function]):
             choice.expensive[function] = "called so often that a probe dominates its cost"
     functions = tuple(choice.chosen)
     return Category(
@@ -120,6 +124,14 @@ def binary_category(choice: Choice) -> Category:
         placed_offsets=placed,
         mode=entry.mode,
     )
+
+
+def _is_leaf(function: str, candidate: Candidate) -> bool:
+    for name in (plain_symbol(function), candidate.symbol, *candidate.aliases):
+        variant = _CPU_VARIANT.fullmatch(name)
+        if name in LEAF_FUNCTIONS or (variant and variant["plain"] in LEAF_FUNCTIONS):
+            return True
+    return False
 
 
 def _signatures(

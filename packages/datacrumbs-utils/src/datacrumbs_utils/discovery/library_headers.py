@@ -60,13 +60,20 @@ def _directories(library: Path | None) -> Iterator[Path]:
         for part in os.environ.get(variable, "").split(":"):
             if part:
                 yield Path(part)
-    multiarch = f"{os.uname().machine}-linux-gnu"
     if library is not None:
         # <prefix>/lib/libx.so and <prefix>/lib/<machine>/<flavour>/libx.so alike.
         for parent in list(library.parents)[:4]:
             yield parent / "include"
             if parent.name in ("lib", "lib64"):
                 yield parent.parent / "include"
+    # The system's headers describe the system's libraries; those of a module or of Spack may be of
+    # another version, with other types.
+    if library is None or library.is_relative_to("/usr") or library.is_relative_to("/lib"):
+        yield from _system_directories(library)
+
+
+def _system_directories(library: Path | None) -> Iterator[Path]:
+    multiarch = f"{os.uname().machine}-linux-gnu"
     for system in (Path("/usr/local/include"), Path("/usr/include")):
         yield system
         yield system / multiarch
