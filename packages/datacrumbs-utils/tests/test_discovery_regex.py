@@ -73,3 +73,10 @@ def test_system_calls_match_with_and_without_prefix(source: str, matches: bool) 
 )
 def test_symbols_match_plainly_and_as_older_files_wrote_them(source: str, matches: bool) -> None:
     assert compile_regex(source).matches_symbol("read", 0x114980) is matches
+
+
+def test_capital_letters_matter_where_an_entry_says_so() -> None:
+    regex = compile_regex("H5F[a-z].*", match_case=True)
+    assert regex.matches("H5Fopen")
+    assert not regex.matches("H5FD_open")
+    assert compile_regex("H5F[a-z].*").matches("H5FD_open")

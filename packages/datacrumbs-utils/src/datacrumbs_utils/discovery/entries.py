@@ -36,6 +36,7 @@ COMMON_KEYS = (
     "regex",
     "functions",
     "exclude",
+    "match_case",
     "enable_explorer",
     "optional",
     "mode",
@@ -252,7 +253,7 @@ def _regex(values: Values, problems: Problems) -> Regex | None:
     if not text:
         return None
     try:
-        return compile_regex(text)
+        return compile_regex(text, match_case=values.flag("match_case", default=False))
     except RegexError as error:
         problems.error(values.place("regex"), str(error))
         return None
@@ -260,9 +261,10 @@ def _regex(values: Values, problems: Problems) -> Regex | None:
 
 def _regexes(values: Values, key: str, problems: Problems) -> list[Regex]:
     found = []
+    match_case = values.flag("match_case", default=False)
     for text in values.texts(key):
         try:
-            found.append(compile_regex(text))
+            found.append(compile_regex(text, match_case=match_case))
         except RegexError as error:
             problems.error(values.place(key), str(error))
     return found

@@ -81,14 +81,19 @@ def _prefix_of(form: str, name: str) -> str:
     return form[: len(form) - len(name)]
 
 
-def compile_regex(source: str) -> Regex:
+def compile_regex(source: str, *, match_case: bool = False) -> Regex:
     """Compile an ECMAScript expression.
+
+    Args:
+        source: The expression.
+        match_case: Whether capital letters matter.
 
     Raises:
         RegexError: It is not a valid expression.
     """
     try:
-        return Regex(source, re.compile(_to_python(source), re.IGNORECASE | re.ASCII))
+        flags = re.ASCII if match_case else re.ASCII | re.IGNORECASE
+        return Regex(source, re.compile(_to_python(source), flags))
     except (re.error, OverflowError, RecursionError) as error:
         raise RegexError(f"regex {source!r}: {error}") from error
 
