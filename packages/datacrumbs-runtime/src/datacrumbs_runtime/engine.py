@@ -27,6 +27,7 @@ from datacrumbs_runtime.bpf import attacher, registry
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded, LoadSettings
+from datacrumbs_runtime.bpf.machine import MachineFeatures, TierFeature, machine_features
 from datacrumbs_runtime.bpf.process_tree import descendants
 from datacrumbs_runtime.errors import AttachError, KernelError, TraceError
 from datacrumbs_runtime.run import (
@@ -56,10 +57,13 @@ __all__ = [
     "FunctionSummary",
     "Identity",
     "Losses",
+    "MachineFeatures",
     "RunSettings",
     "RunSummary",
     "Statistics",
+    "TierFeature",
     "WriterSettings",
+    "machine_features",
 ]
 
 logger = logging.getLogger(__name__)
