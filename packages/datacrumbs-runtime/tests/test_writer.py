@@ -7,6 +7,7 @@ import os
 import random
 import stat
 import subprocess
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +16,21 @@ from pathlib import Path
 import pytest
 
 from datacrumbs_runtime.errors import TraceError
-from datacrumbs_runtime.trace.writer import (
-    Owner,
-    TraceWriter,
-    WriterSettings,
-    directory_opener,
-    numbered_name,
-)
+from datacrumbs_runtime.trace.trace_file import Owner, directory_opener, numbered_name
+from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
 
 NAME = "trace-u-1-n-p.pfw.gz"
 AT_ONCE = WriterSettings(member_bytes=1, retry_s=0.0)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and chown need root")
+
+
+def settle(writer: TraceWriter, timeout_s: float = 5.0) -> None:
+    """Poll until nothing waits to be written."""
+    end_s = time.monotonic() + timeout_s
+    writer.poll()
+    while writer.counters().waiting_bytes and time.monotonic() < end_s:
+        time.sleep(0.001)
+        writer.poll()
 
 
 def calls(count: int, seed: int = 0) -> bytes:
@@ -88,7 +93,7 @@ def test_lines_reach_the_file_when_a_member_is_old_enough(tmp_path: Path) -> Non
     with TraceWriter.at(tmp_path / NAME, settings=WriterSettings(member_age_s=0.0)) as writer:
         writer.write(calls(1))
         assert (tmp_path / NAME).stat().st_size == 0
-        writer.poll()
+        settle(writer)
         assert gzip.decompress((tmp_path / NAME).read_bytes()) == calls(1)
     assert writer.counters().members == 1
 
@@ -178,12 +183,13 @@ def test_a_full_disk_makes_members_wait(small_disk: Path, caplog: pytest.LogCapt
         for seed in range(20):
             written += calls(500, seed)
             writer.write(calls(500, seed))
+        settle(writer, timeout_s=0.2)
         assert writer.counters().waiting_bytes > 0
         # What is there is valid at every moment.
         readable = b"".join(members_of((small_disk / NAME).read_bytes()))
         assert written.startswith(readable)
         resize(small_disk, "8m")
-        writer.poll()
+        settle(writer)
         assert writer.counters().waiting_bytes == 0
     assert gzip.decompress((small_disk / NAME).read_bytes()) == written
     assert writer.counters().dropped_events == 0
@@ -225,11 +231,12 @@ def test_what_still_waits_at_the_end_is_counted(small_disk: Path) -> None:
     assert writer.counters().dropped_events > 0
 
 
-def test_a_partial_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_write_is_taken_back(tmp_path: Path) -> None:
     """The kernel may take a part only: a file size limit is one way to make it."""
     import resource
 
-    writer = TraceWriter.at(tmp_path / NAME, settings=AT_ONCE)
+    settings = WriterSettings(member_bytes=1, retry_s=0.0, other_process=False)
+    writer = TraceWriter.at(tmp_path / NAME, settings=settings)
     writer.write(calls(10))
     whole = (tmp_path / NAME).read_bytes()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -263,7 +270,7 @@ def test_a_removed_directory_may_come_back(tmp_path: Path) -> None:
         writer.write(calls(10, 2))
         assert writer.counters().waiting_bytes > 0
         directory.mkdir()
-        writer.poll()
+        settle(writer)
         assert writer.counters().waiting_bytes == 0
     assert gzip.decompress((directory / NAME).read_bytes()) == calls(10, 1) + calls(10, 2)
 

@@ -71,3 +71,32 @@ def run(
         reason = lines[-1] if lines else f"exit status {completed.returncode}"
         raise ProcessError(f"{shlex.join(command)}: {reason}")
     return Result(completed.returncode, completed.stdout, completed.stderr)
+
+
+def start(
+    argv: Sequence[str | os.PathLike[str]], *, pass_fds: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
+    """Start a program that runs beside this one, in a session of its own, without input or output.
+
+    Args:
+        argv: The program and its arguments. Code that runs as root gives an absolute path.
+        pass_fds: Descriptors that it gets, under the same numbers.
+
+    Returns:
+        The process; the caller waits for it.
+
+    Raises:
+        ProcessError: The program cannot be started.
+    """
+    command = [os.fspath(argument) for argument in argv]
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProcessError(f"{command[0]}: {error.strerror}") from error

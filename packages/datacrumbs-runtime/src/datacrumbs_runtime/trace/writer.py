@@ -1,14 +1,13 @@
 """The trace file: complete gzip members, each written at once, whatever the disk does.
 
-A member holds whole lines and is handed to the kernel in one write, so the file is valid after
-each of them. While the disk is full, finished members wait in memory; beyond a limit the oldest
-are dropped, but for their metadata, and the calls in them counted.
+A member holds whole lines and is handed to the kernel in one write, by a process that goes on if
+this one is killed, so the file is valid at any moment. While the disk is full or slow, finished
+members wait in memory; beyond a limit the oldest are dropped, but for their metadata, and the calls
+in them counted.
 """
 
-import errno
 import logging
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,12 +19,12 @@ from types import TracebackType
 from isal import igzip_lib
 
 from datacrumbs_runtime.errors import TraceError
+from datacrumbs_runtime.trace.scribe import OwnHand, ScribeGoneError, find_scribe
+from datacrumbs_runtime.trace.trace_file import Owner as Owner
+from datacrumbs_runtime.trace.trace_file import TraceFile, directory_opener
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".pfw.gz"
-MAX_NAMES = 10_000
-COPY_BYTES = 1 << 20
 # Readers do not care about metadata's place but need it: what hashes stand for.
 _METADATA = b'"ph":"M"'
 _CALL = b'"ph":"X"'
@@ -41,21 +40,18 @@ class WriterSettings:
         member_age_s: It is closed this long after its first line at the latest.
         waiting_bytes: Compressed text that may wait for room on the disk.
         retry_s: How often the disk is asked again.
+        last_wait_s: How long the end of a run waits for a slow disk.
+        other_process: Whether another process writes, so that the file is whole if this one is
+            killed in the middle of a write.
     """
 
     compression_level: int = 1
     member_bytes: int = 1 << 20
-    member_age_s: float = 1.0
+    member_age_s: float = 0.5
     waiting_bytes: int = 64 << 20
     retry_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose the file shall be."""
-
-    uid: int
-    gid: int
+    last_wait_s: float = 10.0
+    other_process: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +83,6 @@ class _Member:
     is_metadata: bool = False
 
 
-def numbered_name(name: str, number: int) -> str:
-    """Return ``x.pfw.gz`` for the first file, ``x-2.pfw.gz`` for the second, and so on."""
-    if number == 1:
-        return name
-    stem = name.removesuffix(SUFFIX)
-    return f"{stem}-{number}{name[len(stem) :]}"
-
-
-def directory_opener(path: Path) -> Callable[[], int]:
-    """Return a function that opens a directory and returns the descriptor."""
-    return lambda: os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 class TraceWriter:
     """Writes one trace file. Not for use from several threads at once.
 
@@ -125,16 +108,13 @@ class TraceWriter:
         as_user: Callable[[], AbstractContextManager[object]] = nullcontext,
         settings: WriterSettings | None = None,
     ) -> None:
-        self._wanted_name = name
-        self._open_directory = open_directory
-        self._owner = owner
-        self._as_user = as_user
         self._settings = settings or WriterSettings()
         self._lines: list[bytes] = []
         self._lines_bytes = 0
         self._lines_since_s = 0.0
         self._waiting: deque[_Member] = deque()
         self._waiting_bytes = 0
+        self._is_writing = False
         self._failing_since_s: float | None = None
         self._retry_at_s = 0.0
         self._file_bytes = 0
@@ -143,9 +123,11 @@ class TraceWriter:
         self._dropped_events = 0
         self._dropped_bytes = 0
         try:
-            self._fd, self.name = self._create()
+            self._file = TraceFile(name, open_directory, owner=owner, as_user=as_user)
         except OSError as error:
             raise TraceError(f"{name}: {error.strerror}") from error
+        self._scribe = find_scribe(other_process=self._settings.other_process)
+        self._hand_over_file()
 
     @classmethod
     def at(
@@ -160,6 +142,11 @@ class TraceWriter:
             return cls(path.name, directory_opener(path.parent), owner=owner, settings=settings)
         except TraceError as error:
             raise TraceError(f"{path.parent}/{error}") from error
+
+    @property
+    def name(self) -> str:
+        """The name that the file got."""
+        return self._file.name
 
     # ---- lines to members
 
@@ -190,7 +177,10 @@ class TraceWriter:
         """Write all lines now, if the disk takes them."""
         self._close_member()
         self._retry_at_s = 0.0
+        end_s = time.monotonic() + self._settings.last_wait_s
         self._write_waiting()
+        while self._is_writing and (left_s := end_s - time.monotonic()) > 0:
+            self._write_waiting(left_s)
 
     def _close_member(self) -> None:
         if not self._lines:
@@ -208,36 +198,70 @@ class TraceWriter:
 
     # ---- members to the file
 
-    def _write_waiting(self) -> None:
-        now_s = time.monotonic()
-        while self._waiting and now_s >= self._retry_at_s:
-            member = self._waiting[0]
-            try:
-                self._find_file()
-                self._write_member(member.compressed)
-            except OSError as error:
-                self._retry_at_s = now_s + self._settings.retry_s
-                self._note_failure(error, now_s)
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= len(member.compressed)
-            self._members += 1
+    def _write_waiting(self, timeout_s: float = 0.0) -> None:
+        """Let the oldest members be written, as far as that goes without waiting longer."""
+        try:
+            while self._take_answer(timeout_s) and self._waiting:
+                if time.monotonic() < self._retry_at_s:
+                    break
+                if self._file.find(self._file_bytes):
+                    self._hand_over_file()
+                self._scribe.begin(self._waiting[0].compressed, self._file_bytes)
+                self._is_writing = True
+        except OSError as error:
+            self._is_writing = False
+            self._retry_at_s = time.monotonic() + self._settings.retry_s
+            self._note_failure(error)
+        except ScribeGoneError:
+            self._go_on_alone()
+        while self._waiting_bytes > self._settings.waiting_bytes and self._drop_oldest():
+            pass
+
+    def _take_answer(self, timeout_s: float) -> bool:
+        """Return whether nothing is being written any more."""
+        if not self._is_writing:
+            return True
+        if not self._scribe.finished(timeout_s):
+            return False
+        self._is_writing = False
+        member = self._waiting.popleft()
+        self._waiting_bytes -= len(member.compressed)
+        self._file_bytes += len(member.compressed)
+        self._members += 1
         if not self._waiting:
-            self._note_recovery(now_s)
-        while self._waiting_bytes > self._settings.waiting_bytes and self._waiting:
-            self._drop_oldest()
+            self._note_recovery()
+        return True
 
-    def _write_member(self, compressed: bytes) -> None:
-        written = os.pwrite(self._fd, compressed, self._file_bytes)
-        if written < len(compressed):
-            # Half a member would make the file unreadable for some: take it back.
-            os.ftruncate(self._fd, self._file_bytes)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._file_bytes += written
+    def _go_on_alone(self) -> None:
+        """The other process was killed: write here, from the last whole member on."""
+        logger.warning("%s: the process that wrote it is gone; going on without", self.name)
+        self._is_writing = False
+        self._scribe.close()
+        self._scribe = OwnHand()
+        self._hand_over_file()
+        try:
+            os.ftruncate(self._file.fd, self._file_bytes)
+        except OSError as error:
+            self._note_failure(error)
+        self._write_waiting()
 
-    def _drop_oldest(self) -> None:
-        """Drop the calls of the oldest member that has some; metadata goes last."""
-        place = next((i for i, member in enumerate(self._waiting) if not member.is_metadata), 0)
+    def _hand_over_file(self) -> None:
+        try:
+            self._scribe.use_file(self._file.fd)
+        except ScribeGoneError:
+            self._go_on_alone()
+
+    def _drop_oldest(self) -> bool:
+        """Drop the calls of the oldest member that has some; metadata goes last.
+
+        Returns:
+            Whether there was anything to drop.
+        """
+        first = 1 if self._is_writing else 0
+        places = range(first, len(self._waiting))
+        place = next((i for i in places if not self._waiting[i].is_metadata), first)
+        if place >= len(self._waiting):
+            return False
         member = self._waiting[place]
         del self._waiting[place]
         self._waiting_bytes -= len(member.compressed)
@@ -252,83 +276,22 @@ class TraceWriter:
             compressed = self._compress(kept)
             self._waiting.insert(place, _Member(compressed, len(kept), is_metadata=True))
             self._waiting_bytes += len(compressed)
+        return True
 
-    def _note_failure(self, error: OSError, now_s: float) -> None:
+    def _note_failure(self, error: OSError) -> None:
         if self._failing_since_s is None:
-            self._failing_since_s = now_s
+            self._failing_since_s = time.monotonic()
             logger.warning("%s: %s: the trace waits in memory", self.name, error.strerror)
 
-    def _note_recovery(self, now_s: float) -> None:
+    def _note_recovery(self) -> None:
         if self._failing_since_s is not None:
             logger.warning(
                 "%s: writing again after %.1f s, %d calls dropped so far",
                 self.name,
-                now_s - self._failing_since_s,
+                time.monotonic() - self._failing_since_s,
                 self._dropped_events,
             )
             self._failing_since_s = None
-
-    # ---- the file itself
-
-    def _create(self) -> tuple[int, str]:
-        directory = self._open_directory()
-        try:
-            with self._as_user():
-                fd, name = self._create_in(directory)
-        finally:
-            os.close(directory)
-        try:
-            status = os.fstat(fd)
-            if self._owner and (status.st_uid, status.st_gid) != (self._owner.uid, self._owner.gid):
-                os.fchown(fd, self._owner.uid, self._owner.gid)
-            if stat.S_IMODE(status.st_mode) != 0o600:
-                os.fchmod(fd, 0o600)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd, name
-
-    def _create_in(self, directory: int) -> tuple[int, str]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        for number in range(1, MAX_NAMES):
-            name = numbered_name(self._wanted_name, number)
-            try:
-                return os.open(name, flags, 0o600, dir_fd=directory), name
-            except FileExistsError:
-                continue
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-
-    def _find_file(self) -> None:
-        """Make the file anew if somebody removed it; all that was written is still readable."""
-        if os.fstat(self._fd).st_nlink > 0:
-            return
-        fd, name = self._create()
-        try:
-            self._copy_to(fd)
-        except OSError:
-            # Half a copy is worse than none, and the original is still open.
-            os.close(fd)
-            self._remove(name)
-            raise
-        logger.warning("%s was removed and is written anew as %s", self.name, name)
-        os.close(self._fd)
-        self._fd, self.name = fd, name
-
-    def _copy_to(self, fd: int) -> None:
-        copied = 0
-        while copied < self._file_bytes:
-            part = os.pread(self._fd, min(COPY_BYTES, self._file_bytes - copied), copied)
-            written = os.pwrite(fd, part, copied)
-            if written == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            copied += written
-
-    def _remove(self, name: str) -> None:
-        directory = self._open_directory()
-        try:
-            os.unlink(name, dir_fd=directory)
-        finally:
-            os.close(directory)
 
     # ---- the end
 
@@ -345,9 +308,10 @@ class TraceWriter:
 
     def close(self) -> None:
         """Write what can be written, count the rest as dropped, and close the file."""
-        if self._fd < 0:
+        if self._file.is_closed:
             return
         self.flush()
+        self._scribe.close()
         if self._waiting:
             for member in self._waiting:
                 text = igzip_lib.decompress(member.compressed, igzip_lib.DECOMP_GZIP)
@@ -358,9 +322,8 @@ class TraceWriter:
             logger.warning(
                 "%s: the disk stayed full: %d calls dropped", self.name, self._dropped_events
             )
-        fd, self._fd = self._fd, -1
         try:
-            os.close(fd)
+            self._file.close()
         except OSError as error:
             logger.warning("%s: %s when it was closed", self.name, error.strerror)
 

@@ -1,0 +1,198 @@
+"""The process that writes the trace: it outlives whoever is killed."""
+
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from datacrumbs_runtime.trace import scribe
+from datacrumbs_runtime.trace.scribe import OtherProcess, OwnHand, ScribeGoneError, find_scribe
+from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
+
+RECORDER = """
+import os, sys
+from pathlib import Path
+from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
+
+writer = TraceWriter.at(Path(sys.argv[1]), settings=WriterSettings(member_bytes=1))
+print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+while True:
+    line = os.urandom(100_000).hex().encode()
+    writer.write(line + b"\\n")
+"""
+SETTINGS = WriterSettings(member_bytes=1, retry_s=0.0)
+
+
+def children() -> set[int]:
+    """Process ids of the children of this process."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in listed.split()}
+
+
+def wait_for_end(pid: int) -> None:
+    """What was handed over is still being written for a moment."""
+    end_s = time.monotonic() + 5
+    while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < end_s:
+        if Path(f"/proc/{pid}/stat").read_text().split(") ")[1].startswith("Z"):
+            return
+        time.sleep(0.01)
+    assert time.monotonic() < end_s
+
+
+def settle(writer: TraceWriter) -> None:
+    end_s = time.monotonic() + 5
+    writer.poll()
+    while writer.counters().waiting_bytes and time.monotonic() < end_s:
+        time.sleep(0.001)
+        writer.poll()
+
+
+def test_a_killed_recorder_leaves_a_whole_file(tmp_path: Path) -> None:
+    numbers = random.Random(1)  # noqa: S311
+    for i in range(6):
+        path = tmp_path / f"{i}.pfw.gz"
+        recorder = subprocess.Popen(
+            [sys.executable, "-c", RECORDER, path], stdout=subprocess.PIPE, text=True
+        )
+        assert recorder.stdout is not None
+        (scribe_pid,) = map(int, recorder.stdout.readline().split())
+        time.sleep(numbers.uniform(0.3, 0.4))
+        recorder.kill()
+        recorder.wait()
+        recorder.stdout.close()
+        wait_for_end(scribe_pid)
+        data = path.read_bytes()
+        assert data
+        while data:
+            member = zlib.decompressobj(wbits=31)
+            text = member.decompress(data)
+            assert member.eof
+            assert text.endswith(b"\n")
+            data = member.unused_data
+
+
+def test_a_writer_leaves_no_process(tmp_path: Path) -> None:
+    before = children()
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        (pid,) = children() - before
+        writer.write(b"line\n")
+    assert children() == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_signals_for_the_recorder_do_not_end_it(tmp_path: Path, number: int) -> None:
+    before = children()
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        writer.write(b"one\n")
+        settle(writer)
+        (pid,) = children() - before
+        assert os.getsid(pid) == pid, "it has its own session: no terminal signals it"
+        os.kill(pid, number)
+        writer.write(b"two\n")
+        settle(writer)
+        assert children() - before == {pid}
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == b"one\ntwo\n"
+
+
+def test_if_it_is_killed_the_recorder_writes_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = children()
+    expected = b""
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        for i in range(200):
+            expected += b"%d " % i * 5000 + b"\n"
+            writer.write(b"%d " % i * 5000 + b"\n")
+            if i == 100:
+                (pid,) = children() - before
+                os.kill(pid, signal.SIGKILL)
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == expected
+    assert writer.counters().dropped_bytes == 0
+    assert "going on without" in caplog.text
+
+
+def test_without_an_interpreter_the_recorder_writes_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for executable in ("", str(tmp_path / "missing")):
+        monkeypatch.setattr(sys, "executable", executable)
+        assert isinstance(find_scribe(other_process=True), OwnHand)
+
+
+def test_errors_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    path.touch()
+    fd = os.open(path, os.O_RDONLY)
+    other = OtherProcess()
+    try:
+        other.use_file(fd)
+        for _ in range(2):
+            other.begin(b"data", 0)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                other.finished(5.0)
+    finally:
+        other.close()
+        os.close(fd)
+
+
+def test_a_slow_disk_is_not_waited_for(tmp_path: Path) -> None:
+    """A stopped process is as slow as a disk can be."""
+    before = children()
+    settings = WriterSettings(member_bytes=1, retry_s=0.0, last_wait_s=0.2)
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=settings) as writer:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        began_s = time.monotonic()
+        for i in range(100):
+            writer.write(b"%d\n" % i)
+        assert time.monotonic() - began_s < 1
+        assert writer.counters().waiting_bytes > 0
+        os.kill(pid, signal.SIGCONT)
+    text = b"".join(b"%d\n" % i for i in range(100))
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == text
+
+
+def test_a_disk_that_stays_slow_costs_what_it_did_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scribe, "LAST_WAIT_S", 0.1)
+    before = children()
+    settings = WriterSettings(member_bytes=1, last_wait_s=0.1)
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=settings) as writer:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(3):
+            writer.write(b'{"ph":"X"}\n')
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 2
+    assert writer.counters().dropped_events == 3
+    assert "still writes to the trace" in caplog.text
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+
+
+def write_for_ever(other: OtherProcess) -> None:
+    while True:
+        other.begin(b"x", 0)
+        other.finished(1.0)
+
+
+def test_a_gone_process_is_noticed(tmp_path: Path) -> None:
+    before = children()
+    other = OtherProcess()
+    (pid,) = children() - before
+    with (tmp_path / "t").open("wb") as file:
+        other.use_file(file.fileno())
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ScribeGoneError):
+            write_for_ever(other)
+    other.close()
