@@ -337,6 +337,8 @@ def test_python_s_usdt_probes_become_calls() -> None:
     assert "function" in category.functions
     assert not {"function__entry", "function__return"} & set(category.functions)
     assert category.provider == "python"
+    arguments = [(one.label, one.c_type) for one in category.arguments["function"]]
+    assert arguments == [("filename", "char *"), ("function", "char *"), ("line", "int")]
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="this machine has no Python with USDT probes")

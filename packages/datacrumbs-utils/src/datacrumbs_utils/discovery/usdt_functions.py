@@ -1,8 +1,8 @@
 """Entries about USDT probes: marks that a program's authors left in it."""
 
 from datacrumbs_runtime.errors import ConfigurationError
-from datacrumbs_runtime.schema.probe_file import Category, UsdtPoint
-from datacrumbs_utils.discovery import libraries, matching
+from datacrumbs_runtime.schema.probe_file import Argument, Category, UsdtPoint
+from datacrumbs_utils.discovery import libraries, matching, usdt_providers
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.choices import Choice, choose
 from datacrumbs_utils.discovery.entries import Entry
@@ -68,18 +68,24 @@ def usdt_category(choice: Choice) -> Category:
         for candidate in choice.chosen.values()
         for part in (candidate.aliases or (candidate.symbol,))
     }
-    overrides = entry.function_arguments
-    arguments = {name: overrides[name] for name in choice.chosen if name in overrides}
-    if arguments:
-        choice.arguments_from["YAML"] = len(arguments)
+    arguments: dict[str, tuple[Argument, ...]] = {}
     for name, candidate in choice.chosen.items():
         first = points[(candidate.aliases or (name,))[0]][0]
         choice.signatures[name] = f"{name}({', '.join(first.arguments.split())})"
-    described = sum(
-        any(point.arguments for part in (one.aliases or (one.symbol,)) for point in points[part])
-        for one in choice.chosen.values()
-    )
-    choice.arguments_from["notes"] = described
+        if name in entry.function_arguments:
+            found, source = entry.function_arguments[name], "YAML"
+        elif entry.takes_arguments:
+            found, source = usdt_providers.arguments(entry.provider or "", name), "provider"
+        else:
+            continue
+        if found:
+            arguments[name] = found
+        elif first.arguments:
+            # The recorder shows what the note lists, as arg0, arg1, ...
+            source = "notes"
+        else:
+            continue
+        choice.arguments_from[source] = choice.arguments_from.get(source, 0) + 1
     return Category(
         entry.probe,
         entry.category,
