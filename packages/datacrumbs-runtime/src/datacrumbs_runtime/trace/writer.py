@@ -114,6 +114,7 @@ class TraceWriter:
         self._lines_since_s = 0.0
         self._waiting: deque[_Member] = deque()
         self._waiting_bytes = 0
+        self._has_begun = False
         self._is_writing = False
         self._failing_since_s: float | None = None
         self._retry_at_s = 0.0
@@ -162,7 +163,10 @@ class TraceWriter:
         self._lines.append(lines)
         self._lines_bytes += len(lines)
         self._text_bytes += len(lines)
-        if self._lines_bytes >= self._settings.member_bytes:
+        # The first lines are not kept waiting: without them the file would be an empty one, which
+        # no reader takes for a trace.
+        if self._lines_bytes >= self._settings.member_bytes or not self._has_begun:
+            self._has_begun = True
             self._close_member()
         self._write_waiting()
 
