@@ -288,10 +288,7 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u6
 	key.epoch = dc_control.epoch & 1;
 	sums = bpf_map_lookup_elem(&profile, &key);
 	if (!sums) {
-		struct dc_profile none = {};
-
-		none.min_ns = ~0ULL;
-		bpf_map_update_elem(&profile, &key, &none, BPF_NOEXIST);
+		bpf_map_update_elem(&profile, &key, (const void *)&dc_no_calls, BPF_NOEXIST);
 		sums = bpf_map_lookup_elem(&profile, &key);
 		if (!sums) {
 			count_loss(DC_LOSS_PROFILE_FULL);

@@ -26,6 +26,9 @@ const volatile __u32 dc_single_tracepoint = DC_NO_FUNCTION;
 const volatile __u32 dc_single_function = DC_NO_FUNCTION;
 const volatile __u64 dc_base_ns = 0; /* start of the run: session cookies count from here */
 
+/* What the sums of a function begin with. Not on the stack, which is short. */
+const volatile struct dc_profile dc_no_calls = { .min_ns = ~0ULL };
+
 struct dc_control dc_control = {};
 
 /* What was known when a call began, and the values that will be written. */
@@ -86,6 +89,12 @@ struct dc_span {
 	struct dc_pending pending;
 	__u32 process;
 	__u32 thread;
+};
+
+/* A span under construction: too large for the stack of kernels that give programs one. */
+struct dc_new_span {
+	__u64 busy;
+	struct dc_span span;
 };
 
 struct dc_owner {
@@ -161,6 +170,13 @@ struct {
 	__type(key, struct dc_span_key);
 	__type(value, struct dc_span);
 } spans SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DC_SCRATCH_BUFFERS);
+	__type(key, __u32);
+	__type(value, struct dc_new_span);
+} new_spans SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -135,13 +135,31 @@ static __always_inline int end_span(struct dc_tracepoint *point, struct dc_funct
 	return 0;
 }
 
+static __always_inline struct dc_new_span *span_buffer(__u32 buffer)
+{
+	return bpf_map_lookup_elem(&new_spans, &buffer);
+}
+
+/* Take memory of this CPU for a span and return its number, or -1. An interrupt may take the next.
+ */
+__noinline int dc_take_span(void)
+{
+	for (__u32 buffer = 0; buffer < DC_SCRATCH_BUFFERS; buffer++) {
+		struct dc_new_span *taken = span_buffer(buffer);
+
+		if (taken && __sync_val_compare_and_swap(&taken->busy, 0, 1) == 0)
+			return buffer;
+	}
+	return -1;
+}
+
 static __always_inline int tracepoint(void *ctx, struct dc_tracepoint_arguments *arguments)
 {
 	__u64 now = bpf_ktime_get_ns();
 	struct dc_span_key key = {};
 	struct dc_function *function;
 	struct dc_tracepoint *point;
-	struct dc_span span;
+	struct dc_new_span *made;
 	struct dc_owner owner;
 	__u32 index;
 
@@ -166,26 +184,30 @@ static __always_inline int tracepoint(void *ctx, struct dc_tracepoint_arguments 
 		return end_span(point, function, arguments, &key, now);
 	if (find_owner(point, function, arguments, &owner))
 		return 0;
-	__builtin_memset(&span, 0, sizeof(span));
-	span.process = owner.process;
-	span.thread = owner.thread;
-	span.pending.function = point->function;
-	span.pending.start_ns = now;
-	dc_take_fields(&span.pending, arguments, 0);
+	made = span_buffer(dc_take_span());
+	count_loss(DC_LOSS_ENTERED);
+	if (!made) {
+		count_loss(DC_LOSS_SPANS_FULL);
+		return 0;
+	}
+	__builtin_memset(&made->span, 0, sizeof(made->span));
+	made->span.process = owner.process;
+	made->span.thread = owner.thread;
+	made->span.pending.function = point->function;
+	made->span.pending.start_ns = now;
+	dc_take_fields(&made->span.pending, arguments, 0);
 	if (point->publishes) {
 		__u64 object = 0;
 
 		if (!read_field(&point->owner, arguments, &object) && object)
 			bpf_map_update_elem(&owners, &object, &owner, BPF_ANY);
 	}
-	count_loss(DC_LOSS_ENTERED);
-	if (point->role == DC_TRACEPOINT_BEGIN) {
-		if (bpf_map_update_elem(&spans, &key, &span, BPF_ANY))
-			count_loss(DC_LOSS_SPANS_FULL);
-		return 0;
-	}
-	settle_call(function, &span.pending, (__u64)owner.process << 32 | owner.thread, now, 0,
-		    DC_CALL_NO_RETURN);
+	if (point->role != DC_TRACEPOINT_BEGIN)
+		settle_call(function, &made->span.pending,
+			    (__u64)owner.process << 32 | owner.thread, now, 0, DC_CALL_NO_RETURN);
+	else if (bpf_map_update_elem(&spans, &key, &made->span, BPF_ANY))
+		count_loss(DC_LOSS_SPANS_FULL);
+	__sync_val_compare_and_swap(&made->busy, 1, 0);
 	return 0;
 }
 
