@@ -1,5 +1,6 @@
 """datacrumbs_probe_configurator: from a host configuration to a signed probe file."""
 
+import gc
 import json
 import os
 import sys
@@ -209,6 +210,9 @@ def _progress(*, quiet: bool) -> Iterator["Progress | None"]:
 
 def main() -> None:
     """Run the command as a program."""
+    # A selection makes some hundred thousand objects and no cycles worth looking for: 0.97 s with
+    # the collector, 0.76 s without, at the same 89 MiB (libc, MPI, HDF5 and kernel, cached).
+    gc.disable()
     run_command(command)
 
 
