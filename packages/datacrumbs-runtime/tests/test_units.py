@@ -177,21 +177,10 @@ def prepare(name: str, prefix: Path, tests: str) -> None:
     unit = f"{prefix}/etc/datacrumbs/systemd/datacrumbs@.service"
     docker("exec", name, "ln", "-s", unit, "/etc/systemd/system/datacrumbs@.service")
     docker("exec", name, "mkdir", "-p", "/var/run/datacrumbs")
-    if not docker_knows_bpf(name):
-        # The container runtime has no CAP_BPF to give: the drop-in that the unit speaks of.
-        directory = "/etc/systemd/system/datacrumbs@.service.d"
-        docker("exec", name, "mkdir", directory)
-        put(name, f"{directory}/bpf.conf", "[Service]\nCapabilityBoundingSet=CAP_SYS_ADMIN\n")
     docker("exec", name, "systemctl", "daemon-reload")
     (python,) = (prefix / "libexec/datacrumbs").glob("python-*/bin/python")
     code = SIGN.format(tests=tests, prefix=str(prefix))
     docker("exec", name, str(python), "-c", code)
-
-
-def docker_knows_bpf(name: str) -> bool:
-    status = docker("exec", name, "cat", "/proc/1/status")
-    (bounding,) = [line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")]
-    return bool(int(bounding, 16) >> 39 & 1)
 
 
 def put(name: str, path: str, text: str) -> None:
