@@ -222,14 +222,35 @@ def test_beyond_the_limit_calls_are_dropped_and_counted(small_disk: Path) -> Non
 
 @needs_root
 def test_what_still_waits_at_the_end_is_counted(small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes((1 << 20) - 64 * 1024))
+    metadata = b"".join(b'{"name":"FH","ph":"M","args":{"value":"%d"}}\n' % i for i in range(20))
+    lines = metadata.splitlines(keepends=True)
+    writer = TraceWriter.at(small_disk / NAME, settings=AT_ONCE)
+    for seed in range(20):
+        writer.write(calls(1000, seed) + lines[seed])
+        settle(writer, timeout_s=0.1)
+    writer.close()
+    text = gzip.decompress((small_disk / NAME).read_bytes())
+    dropped = writer.counters().dropped_events
+    assert text.count(b'"X"') + dropped == 20_000
+    assert dropped > 0
+    # The file itself says so, and the metadata is all there.
+    *rest, last = text.splitlines(keepends=True)
+    assert json.loads(last)["name"] == "datacrumbs_unwritten"
+    assert json.loads(last)["args"] == {"unwritten": dropped}
+    assert b"".join(line for line in rest if b'"M"' in line) == metadata
+    taken = sum(len(calls(1000, seed)) for seed in range(20)) + len(metadata)
+    assert writer.counters().dropped_bytes == taken - len(text)
+
+
+@needs_root
+def test_a_disk_without_any_room_at_all(small_disk: Path) -> None:
     writer = TraceWriter.at(small_disk / NAME, settings=AT_ONCE)
     (small_disk / "filler").write_bytes(bytes((1 << 20) - 4096))
-    for seed in range(20):
-        writer.write(calls(1000, seed))
+    writer.write(calls(5000))
     writer.close()
-    kept = gzip.decompress((small_disk / NAME).read_bytes() or gzip.compress(b"")).count(b'"X"')
-    assert kept + writer.counters().dropped_events == 20_000
-    assert writer.counters().dropped_events > 0
+    assert (small_disk / NAME).read_bytes() == b"" or writer.counters().members == 1
+    assert writer.counters().dropped_events == 5000
 
 
 def test_a_partial_write_is_taken_back(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ members wait in memory; beyond a limit the oldest are dropped, but for their met
 in them counted.
 """
 
+import errno
 import logging
 import os
 import time
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +22,18 @@ from isal import igzip_lib
 
 from datacrumbs_runtime.errors import TraceError
 from datacrumbs_runtime.trace.scribe import OwnHand, ScribeGoneError, find_scribe
+from datacrumbs_runtime.trace.scribe_program import write_whole
 from datacrumbs_runtime.trace.trace_file import Owner as Owner
 from datacrumbs_runtime.trace.trace_file import TraceFile, directory_opener
+from datacrumbs_runtime.trace.trace_lines import json_line
 
 logger = logging.getLogger(__name__)
 
 # Readers do not care about metadata's place but need it: what hashes stand for.
 _METADATA = b'"ph":"M"'
 _CALL = b'"ph":"X"'
+# What the kernel says when there is no room left.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,19 @@ class _Member:
     is_metadata: bool = False
 
 
+def _decompress(member: bytes) -> bytes:
+    return igzip_lib.decompress(member, igzip_lib.DECOMP_GZIP)
+
+
+def _calls_in(texts: Iterable[bytes]) -> int:
+    return sum(text.count(_CALL) for text in texts)
+
+
+def _metadata_of(texts: Iterable[bytes]) -> bytes:
+    lines = (line for text in texts for line in text.splitlines(keepends=True))
+    return b"".join(line for line in lines if _METADATA in line or line == b"[\n")
+
+
 class TraceWriter:
     """Writes one trace file. Not for use from several threads at once.
 
@@ -117,10 +136,11 @@ class TraceWriter:
         self._has_begun = False
         self._is_writing = False
         self._failing_since_s: float | None = None
+        self._failed_with = 0
         self._retry_at_s = 0.0
         self._file_bytes = 0
         self._text_bytes = 0
-        self._members = 0
+        self._member_offsets = array("Q")
         self._dropped_events = 0
         self._dropped_bytes = 0
         try:
@@ -230,8 +250,8 @@ class TraceWriter:
         self._is_writing = False
         member = self._waiting.popleft()
         self._waiting_bytes -= len(member.compressed)
+        self._member_offsets.append(self._file_bytes)
         self._file_bytes += len(member.compressed)
-        self._members += 1
         if not self._waiting:
             self._note_recovery()
         return True
@@ -269,12 +289,9 @@ class TraceWriter:
         member = self._waiting[place]
         del self._waiting[place]
         self._waiting_bytes -= len(member.compressed)
-        text = igzip_lib.decompress(member.compressed, igzip_lib.DECOMP_GZIP)
-        lines = text.splitlines(keepends=True)
-        kept = b"".join(line for line in lines if _METADATA in line or line == b"[\n")
-        if member.is_metadata:
-            kept = b""
-        self._dropped_events += text.count(_CALL)
+        text = _decompress(member.compressed)
+        kept = b"" if member.is_metadata else _metadata_of([text])
+        self._dropped_events += _calls_in([text])
         self._dropped_bytes += member.text_bytes - len(kept)
         if kept:
             compressed = self._compress(kept)
@@ -283,6 +300,7 @@ class TraceWriter:
         return True
 
     def _note_failure(self, error: OSError) -> None:
+        self._failed_with = error.errno or 0
         if self._failing_since_s is None:
             self._failing_since_s = time.monotonic()
             logger.warning("%s: %s: the trace waits in memory", self.name, error.strerror)
@@ -304,7 +322,7 @@ class TraceWriter:
         return WriterCounters(
             text_bytes=self._text_bytes,
             file_bytes=self._file_bytes,
-            members=self._members,
+            members=len(self._member_offsets),
             waiting_bytes=self._waiting_bytes,
             dropped_events=self._dropped_events,
             dropped_bytes=self._dropped_bytes,
@@ -315,21 +333,55 @@ class TraceWriter:
         if self._file.is_closed:
             return
         self.flush()
+        was_stuck = self._is_writing
         self._scribe.close()
         if self._waiting:
-            for member in self._waiting:
-                text = igzip_lib.decompress(member.compressed, igzip_lib.DECOMP_GZIP)
-                self._dropped_events += text.count(_CALL)
-                self._dropped_bytes += len(text)
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            logger.warning(
-                "%s: the disk stayed full: %d calls dropped", self.name, self._dropped_events
-            )
+            self._give_up(is_writable=not was_stuck and self._failed_with in _FULL)
         try:
             self._file.close()
         except OSError as error:
             logger.warning("%s: %s when it was closed", self.name, error.strerror)
+
+    def _give_up(self, *, is_writable: bool) -> None:
+        """Drop what waits; keep its metadata and say what is missing, if need be for last calls."""
+        lost = [_decompress(member.compressed) for member in self._waiting]
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        kept = b""
+        while is_writable:
+            kept = _metadata_of(lost) + self._last_line(_calls_in(lost))
+            compressed = self._compress(kept)
+            if write_whole(self._file.fd, compressed, self._file_bytes) == 0:
+                self._member_offsets.append(self._file_bytes)
+                self._file_bytes += len(compressed)
+                break
+            kept = b""
+            if not self._member_offsets:
+                break
+            # A full disk has room for what another member took.
+            offset = self._member_offsets.pop()
+            member = os.pread(self._file.fd, self._file_bytes - offset, offset)
+            lost.insert(0, _decompress(member))
+            os.ftruncate(self._file.fd, offset)
+            self._file_bytes = offset
+        self._dropped_events += _calls_in(lost)
+        self._dropped_bytes += sum(map(len, lost)) - len(kept)
+        logger.warning(
+            "%s: the disk stayed full: %d calls dropped", self.name, self._dropped_events
+        )
+
+    def _last_line(self, lost_calls: int) -> bytes:
+        process = os.getpid()
+        return json_line(
+            {
+                "name": "datacrumbs_unwritten",
+                "cat": "dftracer",
+                "ph": "M",
+                "pid": process,
+                "tid": process,
+                "args": {"unwritten": self._dropped_events + lost_calls},
+            }
+        )
 
     def __enter__(self) -> "TraceWriter":
         return self
