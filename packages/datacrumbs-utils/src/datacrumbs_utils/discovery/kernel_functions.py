@@ -55,7 +55,7 @@ def choose_kernel_functions(entry: Entry, machine: Machine, exclusions: Exclusio
     elif entry.type == "binary":
         candidates = _from_module(entry, choice, machine)
     elif entry.type == "btf":
-        described = {candidate.symbol for candidate in machine.btf_functions}
+        described = machine.described_functions
         candidates = [one for one in machine.kernel_functions if one.symbol in described]
     else:
         candidates = machine.kernel_functions

@@ -24,11 +24,12 @@ class Machine:
         return btf.syscalls()
 
     @cached_property
-    def btf_functions(self) -> list[Candidate]:
-        """Kernel functions that BTF describes."""
+    def described_functions(self) -> frozenset[str]:
+        """Names of the kernel functions that BTF describes."""
         from datacrumbs_utils.discovery import btf
+        from datacrumbs_utils.discovery.btf_types import KIND_FUNC
 
-        return btf.functions()
+        return frozenset(name for table in btf.tables() for name in table.names(KIND_FUNC))
 
     @cached_property
     def kernel_functions(self) -> list[Candidate]:
