@@ -183,6 +183,25 @@ def test_kernel_symbols_equal_kallsyms_under_the_expression(
     assert not any("cold" in function for function in category.functions if name != "bio")
 
 
+@pytest.mark.parametrize("kind", ["btf", "ksym"])
+def test_kernel_functions_come_with_their_arguments(kind: str) -> None:
+    category, _ = chosen(
+        f"  - {{name: vfs, probe: kprobe, type: {kind}, regex: vfs_(read|write)}}\n"
+    )
+    assert set(category.functions) == {"vfs_read", "vfs_write"}
+    arguments = category.arguments["vfs_write"]
+    assert [one.label for one in arguments] == ["file", "buf", "count", "pos"]
+    assert [one.c_type for one in arguments][:3] == ["struct file *", "void *", "size_t"]
+
+
+@pytest.mark.parametrize("kind", ["btf", "ksym"])
+def test_system_calls_need_no_header(kind: str) -> None:
+    category, _ = chosen(
+        f"  - {{name: s, probe: syscalls, type: {kind}, regex: p(read|write)64}}\n"
+    )
+    assert set(category.functions) == {"pread64", "pwrite64"}
+
+
 def test_refused_kernel_functions_are_those_of_the_symbol_list() -> None:
     _, selection = chosen("  - {name: all, probe: kprobe, type: ksym, regex: 'vfs_.*'}\n")
     known = {one.symbol: one.refused for one in kallsyms.functions()}
