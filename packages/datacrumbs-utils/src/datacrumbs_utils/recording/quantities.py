@@ -85,11 +85,11 @@ def shown_count(count: int) -> str:
     if count <= _SHOWN_WHOLE:
         return str(count)
     value = float(count)
-    for unit in ("k", "M", "G"):
+    for unit in ("k", "M", "G", "T"):
         value /= _THOUSAND
         if value < 999.5:
             return _three_digits(value) + unit
-    return f"{value:.0f}G"
+    return f"{value:.0f}T"
 
 
 def shown_rate(size: int, duration_ns: int) -> str:

@@ -8,8 +8,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
+from pathlib import Path
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PASSED_ON = (*_STOPPING, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -62,9 +63,12 @@ class Signals:
         """
         deadline = None if duration_s is None else time.monotonic() + duration_s
         status: int | None = None
+        # Processes of the recorder itself, which it waits for elsewhere.
+        helpers = _children() - {pid}
         while True:
-            status = _reap(pid, status)
-            if status is not None and not (all_descendants and _has_children()):
+            if status is None:
+                status = _reap(pid)
+            if status is not None and not (all_descendants and _reap_all(helpers)):
                 return status
             info = self._next(deadline)
             if info is None:
@@ -112,23 +116,24 @@ class Signals:
         return signal.sigtimedwait(_TAKEN, max(0.0, deadline - time.monotonic()))
 
 
-def _reap(pid: int, status: int | None) -> int | None:
-    """Take the exit statuses of all children that have ended; return the command's."""
-    while True:
-        try:
-            ended, raw = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return status
-        if not ended:
-            return status
-        if ended == pid:
-            code = os.waitstatus_to_exitcode(raw)
-            status = code if code >= 0 else _SIGNALLED_STATUS - code
+def _reap(pid: int) -> int | None:
+    """Return the exit status of a child, as a shell would have it; None: it has not ended."""
+    ended, raw = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        return None
+    code = os.waitstatus_to_exitcode(raw)
+    return code if code >= 0 else _SIGNALLED_STATUS - code
 
 
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+def _reap_all(helpers: Set[int]) -> bool:
+    """Forget the children that have ended; return whether some have not."""
+    statuses = [_reap(child) for child in _children() - helpers]
+    return None in statuses
+
+
+def _children() -> frozenset[int]:
+    """Return the processes whose parent, by birth or by adoption, is this one."""
+    own = os.getpid()
+    # A child belongs to the thread that started it; adopted ones go to any.
+    lists = [task / "children" for task in Path(f"/proc/{own}/task").iterdir()]
+    return frozenset(int(pid) for each in lists for pid in each.read_text().split())

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from datacrumbs_runtime.engine import FileStatistics, FunctionSummary
+from datacrumbs_runtime.engine import FileStatistics, FunctionStatistics, FunctionSummary
 from datacrumbs_utils.recording.quantities import (
     shown_bytes,
     shown_count,
@@ -22,6 +22,7 @@ FUNCTIONS_SHOWN = 25
 WIDE_COLUMNS = 110
 _NAME_COLUMNS = 15
 _FAILURES_SHOWN = 5
+_TITLES = ("calls", "errors", "total", "mean", "p50", "p99", "max", "bytes", "MiB/s")
 # Of very many files not all names are kept; the trace has them.
 _UNNAMED = "(see the trace)"
 
@@ -79,43 +80,55 @@ def _shown_name(function: FunctionSummary, twice: frozenset[str]) -> str:
 
 
 def _functions_table(category: str, functions: list[FunctionSummary], width: int) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1 if width < WIDE_COLUMNS else 2, 0, 0),
-        show_edge=False,
-        header_style="bold",
-        row_styles=None,
-    )
-    table.add_column(printable(category), no_wrap=True, overflow="ellipsis", style="cyan")
-    table.columns[0].min_width = min(_NAME_COLUMNS, max(len(one.name) for one in functions))
-    for name in ("calls", "errors", "total", "mean", "p50", "p99", "max", "bytes", "MiB/s"):
-        table.add_column(name, justify="right", no_wrap=True)
     names = [one.name for one in functions]
     twice = frozenset(name for name in names if names.count(name) > 1)
-    for function in functions[:FUNCTIONS_SHOWN]:
-        one = function.statistics
-        table.add_row(
-            printable(_shown_name(function, twice)),
-            shown_count(one.calls),
-            Text(shown_count(one.errors), style="yellow") if one.errors else "",
-            shown_time(one.time_ns),
-            shown_time(one.time_ns / one.calls),
-            shown_time(one.p50_ns),
-            shown_time(one.p99_ns),
-            shown_time(one.max_ns),
-            shown_bytes(one.bytes) if one.bytes else "",
-            shown_rate(one.bytes, one.time_ns),
-        )
-    rest = functions[FUNCTIONS_SHOWN:]
+    rows = [
+        (printable(_shown_name(function, twice)), *_numbers(function.statistics))
+        for function in functions[:FUNCTIONS_SHOWN]
+    ]
+    rest = [one.statistics for one in functions[FUNCTIONS_SHOWN:]]
     if rest:
-        table.add_row(
-            Text(f"{len(rest)} more", style="dim"),
-            shown_count(sum(one.statistics.calls for one in rest)),
-            "",
-            shown_time(sum(one.statistics.time_ns for one in rest)),
-        )
+        calls, time_ns = sum(one.calls for one in rest), sum(one.time_ns for one in rest)
+        rows.append((f"{len(rest)} more", shown_count(calls), "", shown_time(time_ns)))
+    gap = 1 if width < WIDE_COLUMNS else 2
+    columns = [
+        max(len(title), *(len(row[index]) for row in rows if len(row) > index))
+        for index, title in enumerate(_TITLES, 1)
+    ]
+    name_columns = max(_NAME_COLUMNS, width - sum(columns) - gap * len(columns))
+    table = _table(gap)
+    table.add_column(printable(category), no_wrap=True, style="cyan")
+    for title, wide in zip(_TITLES, columns, strict=True):
+        style = "yellow" if title == "errors" else None
+        table.add_column(title, justify="right", no_wrap=True, min_width=wide, style=style)
+    for row in rows:
+        table.add_row(shortened(row[0], name_columns), *row[1:])
     return table
+
+
+def _numbers(one: FunctionStatistics) -> tuple[str, ...]:
+    return (
+        shown_count(one.calls),
+        shown_count(one.errors) if one.errors else "",
+        shown_time(one.time_ns),
+        shown_time(one.time_ns / one.calls) if one.calls else "",
+        shown_time(one.p50_ns),
+        shown_time(one.p99_ns),
+        shown_time(one.max_ns),
+        shown_bytes(one.bytes) if one.bytes else "",
+        shown_rate(one.bytes, one.time_ns),
+    )
+
+
+def _table(gap: int) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        # the box itself puts one space between columns
+        padding=(0, gap - 1, 0, 0),
+        show_edge=False,
+        header_style="bold",
+    )
 
 
 def _files(outcome: Outcome, width: int) -> RenderableType:
@@ -133,15 +146,9 @@ def _files(outcome: Outcome, width: int) -> RenderableType:
 
 
 def _files_table(title: str, files: Sequence[FileStatistics], width: int) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        header_style="bold",
-    )
-    columns = 7
-    path_columns = max(20, width - 3 * (columns + 1) - 1)
+    columns, gap = 7, 2
+    table = _table(gap)
+    path_columns = max(20, width - 3 * (columns + gap))
     table.add_column(title, no_wrap=True, style="cyan", max_width=path_columns)
     for name in ("calls", "time", "bytes"):
         table.add_column(name, justify="right", no_wrap=True, min_width=columns)
