@@ -24,26 +24,31 @@ int dc_value_kind_of(const char *name)
 
 /* ---- made once ------------------------------------------------------------------------------- */
 
-/* Join texts, up to a NULL. quote: the odd ones are strings that go into JSON. */
+/* Join texts, up to a NULL; the odd ones are strings that go into JSON. */
 static bool make_fixed(struct dc_fixed *fixed, const char *const *texts)
 {
-	size_t bytes = COPY_BYTES;
-	char *end;
+	size_t bytes = 0;
+	char *joined, *end;
 
 	for (size_t i = 0; texts[i]; i++)
 		bytes += i % 2 ? dc_json_limit(strlen(texts[i])) : strlen(texts[i]);
-	fixed->text = calloc(1, bytes + COPY_BYTES);
-	if (!fixed->text)
+	joined = malloc(bytes + 1);
+	if (!joined)
 		return false;
-	end = fixed->text;
+	end = joined;
 	for (size_t i = 0; texts[i]; i++) {
 		size_t length = strlen(texts[i]);
 
 		end = i % 2 ? dc_put_json(end, texts[i], length, false)
 			    : dc_put_text(end, texts[i], length);
 	}
-	fixed->length = end - fixed->text;
-	return true;
+	fixed->length = end - joined;
+	/* room for the last copy of dc_put_padded() */
+	fixed->text = calloc(1, fixed->length / COPY_BYTES * COPY_BYTES + COPY_BYTES);
+	if (fixed->text)
+		memcpy(fixed->text, joined, fixed->length);
+	free(joined);
+	return fixed->text;
 }
 
 bool dc_format_open(struct dc_format *format, const struct dc_format_names *names)
@@ -62,7 +67,7 @@ bool dc_format_open(struct dc_format *format, const struct dc_format_names *name
 
 	if (!make_fixed(&format->head, head) ||
 	    !make_fixed(&format->arguments, names->extra[0] ? extra : arguments) ||
-	    !make_fixed(&format->lane_name, lane_name))
+	    (format->lanes && !make_fixed(&format->lane_name, lane_name)))
 		return false;
 	format->limit = format->head.length + format->arguments.length + 256;
 	for (uint32_t i = 0; i < format->nr_values; i++) {

@@ -157,6 +157,20 @@ def test_it_belongs_to_the_user(tmp_path: Path) -> None:
     assert stat.S_IMODE(status.st_mode) == 0o600
 
 
+@needs_root
+def test_a_file_that_cannot_become_the_users_is_not_left(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(TraceError, match="Operation not permitted"):
+            TraceWriter(NAME, lambda: os.dup(directory), owner=Owner(1234, 5678))
+    finally:
+        os.seteuid(0)
+        os.close(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_is_created_as_the_user(tmp_path: Path) -> None:
     entered = []
 

@@ -82,18 +82,22 @@ class TraceFile:
         try:
             with self._as_user():
                 fd, name = self._create_in(directory)
+            try:
+                self._make_it_the_owners(fd)
+            except OSError:
+                os.close(fd)
+                os.unlink(name, dir_fd=directory)
+                raise
         finally:
             os.close(directory)
-        try:
-            status = os.fstat(fd)
-            if self._owner and (status.st_uid, status.st_gid) != (self._owner.uid, self._owner.gid):
-                os.fchown(fd, self._owner.uid, self._owner.gid)
-            if stat.S_IMODE(status.st_mode) != 0o600:
-                os.fchmod(fd, 0o600)
-        except OSError:
-            os.close(fd)
-            raise
         return fd, name
+
+    def _make_it_the_owners(self, fd: int) -> None:
+        status = os.fstat(fd)
+        if self._owner and (status.st_uid, status.st_gid) != (self._owner.uid, self._owner.gid):
+            os.fchown(fd, self._owner.uid, self._owner.gid)
+        if stat.S_IMODE(status.st_mode) != 0o600:
+            os.fchmod(fd, 0o600)
 
     def _create_in(self, directory: int) -> tuple[int, str]:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
