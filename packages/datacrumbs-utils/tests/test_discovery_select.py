@@ -247,6 +247,16 @@ def test_mistakes_of_every_kind_are_told_at_once(library: Path) -> None:
     assert [line.split(":")[1] for line in lines[1:]] == ["2", "3", "4", "5"]
 
 
+def test_one_entry_may_be_wrong_in_several_ways() -> None:
+    text = "capture_probes:\n" + entry(Path("/nowhere/libx.so"), ", regx: x, mode: loud")
+    with pytest.raises(ConfigurationError) as error:
+        chosen(text)
+    message = str(error.value)
+    assert message.startswith("3 problems\n")
+    for part in ("/nowhere/libx.so: No such file", "unknown key regx", "unknown mode 'loud'"):
+        assert part in message
+
+
 def test_what_is_optional_may_be_missing(library: Path) -> None:
     text = "capture_probes:\n" + entry(library, ", regex: dct_.*")
     text += entry(Path("/nowhere/libx.so"), ", optional: true", "gone")

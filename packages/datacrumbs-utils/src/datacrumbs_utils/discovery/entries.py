@@ -139,7 +139,6 @@ def parse(values: Values, problems: Problems) -> Entry | None:
     """
     if not values.flag("enable_explorer", default=True):
         return None
-    before = sum(problem.is_error for problem in problems.found)
     name = _name(values, problems)
     probe_word = values.choice("probe", PROBES)
     if "probe" not in values:
@@ -157,7 +156,7 @@ def parse(values: Values, problems: Problems) -> Entry | None:
     type_word = _type(values, probe_word, type_word, problems)
     if type_word is None:
         return None
-    _check_keys(values, probe, probe_word, type_word, problems)
+    complete = _check_keys(values, probe, probe_word, type_word, problems)
     entry = Entry(
         name=name or "",
         category=values.text("category") or name or "",
@@ -182,8 +181,9 @@ def parse(values: Values, problems: Problems) -> Entry | None:
         is_optional=values.flag("optional", default=False),
         custom_probes=values.text("probes"),
     )
-    after = sum(problem.is_error for problem in problems.found)
-    return entry if after == before else None
+    # With mistakes elsewhere in it, it can still be found out whether its file is there and its
+    # expression matches, so that these are told at the same time.
+    return entry if complete and _is_filled(values, entry) else None
 
 
 def _name(values: Values, problems: Problems) -> str | None:
@@ -224,7 +224,8 @@ def _type(values: Values, probe_word: str, type_word: str | None, problems: Prob
 
 def _check_keys(
     values: Values, probe: ProbeType, probe_word: str, type_word: str, problems: Problems
-) -> None:
+) -> bool:
+    """Note keys that are missing or mean nothing; return whether none is missing."""
     required = {
         "header": ("file",),
         "binary": ("file",),
@@ -235,9 +236,13 @@ def _check_keys(
     }[type_word]
     if (probe, type_word) == (ProbeType.UPROBE, "header"):
         required = ("file", "binary_path")
-    for key in required:
-        if key not in values and not (key == "regex" and "functions" in values):
-            problems.error(values.position, f"{key} is missing, {probe_word}/{type_word} needs it")
+    missing = [
+        key
+        for key in required
+        if key not in values and not (key == "regex" and "functions" in values)
+    ]
+    for key in missing:
+        problems.error(values.position, f"{key} is missing, {probe_word}/{type_word} needs it")
     meaningful = {*COMMON_KEYS, *KEYS_OF_TYPE[type_word], *EXTRA_KEYS.get((probe, type_word), ())}
     for given in values.given_keys():
         if given.text in ALL_KEYS and given.text not in meaningful:
@@ -246,6 +251,13 @@ def _check_keys(
             )
     if "regex" in values and "functions" in values:
         problems.error(values.place("functions"), "give either regex or functions, not both")
+    return not missing
+
+
+def _is_filled(values: Values, entry: Entry) -> bool:
+    """Return whether what says where to look, and for what, could be understood."""
+    found = {"file": entry.file, "binary_path": entry.binary_path, "regex": entry.regex}
+    return all(value is not None or not values.text_given(key) for key, value in found.items())
 
 
 def _regex(values: Values, problems: Problems) -> Regex | None:

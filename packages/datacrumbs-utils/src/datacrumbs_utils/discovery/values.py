@@ -45,6 +45,11 @@ class Values:
             return None
         return node
 
+    def text_given(self, key: str) -> bool:
+        """Return whether a value is given and not empty, understandable or not."""
+        node = self.node(key)
+        return node is not None and not (isinstance(node, yaml_nodes.Scalar) and not node.text)
+
     def place(self, key: str) -> Position:
         """Return where the value stands; where the mapping begins if it is missing."""
         node = self.node(key)
