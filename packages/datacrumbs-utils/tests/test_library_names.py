@@ -36,7 +36,7 @@ setenv("HDF5_ROOT","PREFIX")
 pushenv("CC","mpicc")
 
 """
-SPACK_ROW = {
+SPACK_ROW: dict[str, object] = {
     "name": "hdf5",
     "version": "1.14.3",
     "arch": {"platform": "linux", "platform_os": "debian12", "target": "zen3"},
