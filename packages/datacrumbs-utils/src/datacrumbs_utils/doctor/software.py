@@ -14,7 +14,7 @@ from datacrumbs_runtime.process import run
 from datacrumbs_utils.doctor.check import Check, State
 
 _OURS = ("datacrumbs-runtime", "datacrumbs-utils")
-_LIBRARIES = ("click", "rich", "isal", "PyYAML", "pyelftools", "capstone", "libclang")
+_LIBRARIES = ("click", "rich", "isal", "PyYAML", "capstone", "libclang")
 # Programs by what they are for. None of them is needed to record.
 _PROGRAMS = {
     "clang": "compiles the BPF programs when DataCrumbs is built",
