@@ -20,11 +20,11 @@ from datacrumbs_runtime.trace.trace_file import Owner, directory_opener, numbere
 from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
 
 NAME = "trace-u-1-n-p.pfw.gz"
-AT_ONCE = WriterSettings(member_bytes=1, retry_s=0.0)
+AT_ONCE = WriterSettings(member_bytes=1, retry_s=0.0, last_wait_s=60.0)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and chown need root")
 
 
-def settle(writer: TraceWriter, timeout_s: float = 5.0) -> None:
+def settle(writer: TraceWriter, timeout_s: float = 30.0) -> None:
     """Poll until nothing waits to be written."""
     end_s = time.monotonic() + timeout_s
     writer.poll()
