@@ -251,3 +251,11 @@ def test_recorded_arguments_are_those_of_the_running_kernel() -> None:
         assert [[c_type.strip(), word] for c_type, word in fields] == arguments, name
         compared += 1
     assert compared > 80
+
+
+def test_documentation_lists_what_is_recorded() -> None:
+    generator = HERE.parent / "tools/gen_syscall_docs.py"
+    completed = subprocess.run(
+        [sys.executable, generator, "--check"], capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
