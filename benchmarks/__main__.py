@@ -11,7 +11,16 @@ from rich.console import Console
 
 from benchmarks.rows import Row, print_table, to_json
 
-SUBJECTS = ("system_calls", "functions", "attaching", "consumer", "sizes", "signing")
+SUBJECTS = (
+    "system_calls",
+    "functions",
+    "attaching",
+    "daemon",
+    "consumer",
+    "sizes",
+    "discovery",
+    "signing",
+)
 
 
 @click.command(name="benchmarks", context_settings={"help_option_names": ["-h", "--help"]})

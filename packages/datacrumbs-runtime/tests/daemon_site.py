@@ -116,6 +116,7 @@ class Site:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.daemons: list[RunningDaemon] = []
         self.prefix = root / "prefix"
         self.run_dir = root / "run"
         self.log_dir = root / "log"
@@ -207,6 +208,7 @@ class Site:
             )
         daemon = RunningDaemon(self, run_id, process)
         output.rename(daemon.output_path)
+        self.daemons.append(daemon)
         return daemon
 
     @contextmanager
@@ -265,6 +267,19 @@ def uid_of(user: str) -> int:
 
 def _environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/root"}
+
+
+@contextmanager
+def new_site() -> Iterator[Site]:
+    """Have an installation in a block, and nothing of it afterwards."""
+    with open_directory() as root:
+        site = Site(root)
+        try:
+            yield site
+        finally:
+            for daemon in site.daemons:
+                daemon.process.kill()
+                daemon.process.wait()
 
 
 @contextmanager

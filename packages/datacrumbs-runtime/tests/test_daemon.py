@@ -20,7 +20,7 @@ from daemon_site import (
     SYSCALLS,
     Site,
     calls_on,
-    open_directory,
+    new_site,
     processes_in,
     uid_of,
 )
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.kernel
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with open_directory() as root:
-        yield Site(root)
+    with new_site() as made:
+        yield made
 
 
 def test_trace_equals_what_the_program_did(site: Site) -> None:

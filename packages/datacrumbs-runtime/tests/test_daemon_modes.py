@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from daemon_site import ALICE, SYSCALLS, SYSTEM_PYTHON, Site, calls_on, open_directory
+from daemon_site import ALICE, SYSCALLS, SYSTEM_PYTHON, Site, calls_on, new_site
 
 from datacrumbs_runtime.schema.probe_file import Category
 
@@ -33,8 +33,8 @@ print(json.dumps({"pid": os.getpid(), "calls": calls}))
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with open_directory() as root:
-        yield Site(root)
+    with new_site() as made:
+        yield made
 
 
 def counted(lines: list[dict[str, Any]], pid: int) -> dict[str, dict[str, int]]:

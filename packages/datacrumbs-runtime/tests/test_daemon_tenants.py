@@ -22,7 +22,7 @@ from daemon_site import (
     Site,
     as_user,
     calls_on,
-    open_directory,
+    new_site,
     processes_in,
     uid_of,
 )
@@ -36,8 +36,8 @@ PROCESSES = 20
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with open_directory() as root:
-        yield Site(root)
+    with new_site() as made:
+        yield made
 
 
 def attempt(user: str, *command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -111,9 +111,9 @@ def _overview(runs: list[KnownRun]) -> Any:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "owner", "since"):
-        table.add_column(heading)
-    for heading in ("probes", "failed", "events", "per s", "lost", "memory", "trace"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, no_wrap=True, min_width=4)
+    for heading in ("probes", "failed", "events", "per s", "lost", "MiB", "trace/MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for run in runs:
         status = run.status
         cells = [escape(run.run_id), run.state]
@@ -123,7 +123,7 @@ def _overview(runs: list[KnownRun]) -> Any:
             since = datetime.fromtimestamp(float(status["since"])).astimezone()
             cells += [
                 escape(str(status["user"])),
-                since.strftime("%Y-%m-%d %H:%M:%S"),
+                since.strftime("%b %d %H:%M"),
                 f"{status['attached']}/{status['requested']}",
                 str(status["failed"]),
                 f"{status['events'] + status['counted']:,}",
