@@ -88,7 +88,7 @@ def binary_category(choice: Choice) -> Category:
     Raises:
         DatacrumbsError: The binary cannot be read any more.
     """
-    from datacrumbs_utils.discovery import elf, placement
+    from datacrumbs_utils.discovery import elf, hazards, placement
 
     entry, path = choice.entry, choice.path
     if path is None:
@@ -111,6 +111,12 @@ def binary_category(choice: Choice) -> Category:
             choice.expensive[function] = place.reason
         if _is_leaf(function, choice.chosen[function]):
             choice.expensive[function] = "called so often that a probe dominates its cost"
+    throwing = sum(hazards.may_throw(plain_symbol(function)) for function in choice.chosen)
+    if throwing:
+        choice.remarks.append(
+            f"{throwing} functions of C++: an exception that leaves one of them while it is probed "
+            "ends the program"
+        )
     functions = tuple(choice.chosen)
     return Category(
         entry.probe,

@@ -9,6 +9,7 @@ import re
 
 _RETURN_TWICE = "returns twice: a return probe on it crashes the program"
 _UNWINDS = "unwinds its caller's frame: a return probe on it ends the program"
+_CANCELS = "unwinds its thread: with a return probe on it clean-up code does not run"
 _NOT_CALLED = "is entered without a call, so that no return address is on the stack"
 _CALLER = "looks at its return address to find its caller, which a return probe replaces"
 
@@ -16,11 +17,14 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
     _RETURN_TWICE: (
         *("setjmp", "_setjmp", "__setjmp", "sigsetjmp", "__sigsetjmp"),
         *("getcontext", "__getcontext", "swapcontext", "__swapcontext"),
-        *("vfork", "__vfork", "__libc_vfork"),
     ),
     _UNWINDS: (
         *("__cxa_throw", "__cxa_rethrow", "_Unwind_RaiseException", "_Unwind_Resume"),
-        *("_Unwind_ForcedUnwind", "_Unwind_Resume_or_Rethrow"),
+        "_Unwind_Resume_or_Rethrow",
+    ),
+    _CANCELS: (
+        *("pthread_exit", "__pthread_exit", "thrd_exit", "_Unwind_ForcedUnwind"),
+        *("__pthread_unwind", "__pthread_unwind_next"),
     ),
     _NOT_CALLED: (
         *("__restore_rt", "__start_context", "_dl_start_user", "_dl_start", "__morestack"),
@@ -43,6 +47,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"_ZSt\d+__throw_.*|_ZSt17rethrow_exception.*"), _UNWINDS),
 )
 
+_DESTRUCTOR = re.compile(r"D[012]Ev$")
+
 GLUE = frozenset({"_init", "_fini", "_start"})
 
 
@@ -56,3 +62,13 @@ def reason(symbol: str) -> str | None:
             if pattern.fullmatch(symbol):
                 return text
     return None
+
+
+def may_throw(symbol: str) -> bool:
+    """Return whether a function is one of C++, which an exception may leave.
+
+    The unwinder does not get past the replaced return address: an exception that leaves a function
+    with a return probe ends the program (std::terminate). Constructors and most methods of
+    containers throw when memory is exhausted, if not before; destructors do not.
+    """
+    return symbol.startswith("_Z") and _DESTRUCTOR.search(symbol) is None
