@@ -164,3 +164,27 @@ def test_a_pipeline_of_five_processes(recorder: Recorder) -> None:
     assert len(between) == 4
     assert between == dict(read)
     assert Path("/etc/passwd").stat().st_size in between.values()
+
+
+def test_streams_of_the_c_library(recorder: Recorder, programs: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    recording = recorder([programs / "stdio_calls", target], options=["--probes", "stdio"])
+    check_complete(recording)
+    logged = [line.split() for line in recording.stdout.splitlines()]
+    # getline() calls getdelim() in the library
+    events = [event for event in recording.trace.events if event.name != "getdelim"]
+    assert [event.name for event in events] == [name for name, _ in logged]
+    for event, (name, result) in zip(events, logged, strict=True):
+        assert event.category == "STDIO"
+        assert event.result is not None
+        shown = int(event.result != 0) if name in ("fopen", "fgets") else event.result
+        assert shown == int(result), name
+    assert [event.file for event in events[:-1]] == [str(target)] * (len(events) - 1)
+    assert events[-1].file == "/nonexistent/file"
+    assert events[0].arguments["mode"] == "w+"
+    sums = {each["name"]: each for each in recording.report["functions"]}
+    assert sums["fwrite"]["bytes"] == 100 * sum(range(10))
+    # whole items only
+    assert sums["fread"]["bytes"] == 1000 * (target.stat().st_size // 1000)
+    assert sums["fopen"]["errors"] == 1
+    assert sums["fseek"]["errors"] == 1
