@@ -10,12 +10,15 @@ from datacrumbs_utils.discovery.candidates import Candidate
 
 KALLSYMS = Path("/proc/kallsyms")
 
-# T and t as users know them from nm; weak functions are functions too.
-_FUNCTION_TYPES = frozenset("TtWw")
+# T and t as users know them from nm; weak functions are functions too. Left out: the padding before
+# each function (__pfx_, __cfi_), and what comes and goes (BPF programs, trampolines of ftrace).
+_LINE = re.compile(
+    r"^\S+ [TtWw] (?!__(?:pfx|cfi)_)(\S+)(?:\t\[(?!bpf\]|__builtin__ftrace\])\S+\])?$",
+    re.MULTILINE,
+)
 
 _NOT_FUNCTIONS = re.compile(
-    r"""(?P<padding>__pfx_.*|__cfi_.*)
-      | (?P<cold>.*\.cold(?:\.\d+)?)
+    r"""(?P<cold>.*\.cold(?:\.\d+)?)
       | (?P<thunk>__x86_(?:indirect|return)_.*|__SCT__.*|__SCK__.*|srso_.*|entry_untrain_ret)
       | (?P<stub>__(?:probestub|traceiter|bpf_trace)_.*|perf_trace_.*|trace_event_raw_event_.*)
       | (?P<init>__UNIQUE_ID_.*|__initcall_.*|\.L.*|__key\..*)
@@ -23,7 +26,6 @@ _NOT_FUNCTIONS = re.compile(
     re.VERBOSE,
 )
 _REASONS = {
-    "padding": "padding before a function, not a function",
     "cold": "rarely executed part of another function, jumped to rather than called",
     "thunk": "code that branches go through, not a function",
     "stub": "part of a tracepoint: record the tracepoint instead",
@@ -48,15 +50,7 @@ def functions(path: Path = KALLSYMS) -> list[Candidate]:
         text = path.read_text("ascii", "replace")
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
-    counts: Counter[str] = Counter()
-    for line in text.splitlines():
-        fields = line.split()
-        # bpf programs and ftrace trampolines come and go: [bpf], [__builtin__ftrace].
-        if len(fields) < 3 or fields[1] not in _FUNCTION_TYPES:
-            continue
-        if len(fields) > 3 and fields[3] in ("[bpf]", "[__builtin__ftrace]"):
-            continue
-        counts[fields[2]] += 1
+    counts = Counter(_LINE.findall(text))
     traceable = tracefs.traceable_functions()
     blacklist = tracefs.blacklisted_functions() or frozenset()
     return [
