@@ -396,3 +396,10 @@ def test_formats_of_awkward_types() -> None:
     assert number_format("const volatile unsigned  long", 8, is_pointer=False) == "u64"
     assert number_format("char const*", 8, is_pointer=False) == "x"
     assert number_format("struct timeval", 16, is_pointer=False) is None
+
+
+def test_known_calls_that_an_architecture_never_had_are_left_out_without_a_word() -> None:
+    category = Category(ProbeType.SYSCALLS, "POSIX", ("open", "openat"))
+    built = registry.build(ProbeFile(Summary("", "", "", "", ""), (category,)), machine="aarch64")
+    assert built.syscalls == {56: 0}
+    assert built.refused == ()

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datacrumbs_runtime.errors import UsageError
 from datacrumbs_runtime.schema import probe_document
-from datacrumbs_runtime.schema.probe_file import ProbeFile, read_document
+from datacrumbs_runtime.schema.probe_file import (
+    Category,
+    ProbeFile,
+    ProbeType,
+    Summary,
+    read_document,
+)
+
+if TYPE_CHECKING:
+    from datacrumbs_utils.discovery.config import HostConfig
 
 _GZIP = b"\x1f\x8b"
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -43,12 +53,41 @@ def load(name_or_path: str) -> Probes:
         document = read_document(path)
         # The suffix .gz goes, as everywhere where a probe file names a trace.
         return Probes(probe_document.probe_file_from_document(document, str(path)), path.stem)
-    # Finding functions takes a good part of a second to import: only here.
-    from datacrumbs_utils.discovery import select, sets
+    # Commands wait for these imports: only where they are needed.
+    from datacrumbs_utils.discovery import sets
 
-    selection = select.select(sets.load(name_or_path))
+    config = sets.load(name_or_path)
     name = path.stem if path.suffix in _YAML_SUFFIXES else name_or_path.replace(",", "+")
-    return Probes(selection.probe_file, name.replace("/", "_"), selection.report.warnings)
+    name = name.replace("/", "_")
+    listed = _listed_system_calls(config)
+    if listed is not None:
+        return Probes(listed, name)
+    from datacrumbs_utils.discovery import select
+
+    selection = select.select(config)
+    return Probes(selection.probe_file, name, selection.report.warnings)
+
+
+def _listed_system_calls(config: "HostConfig") -> ProbeFile | None:
+    """Return the probe file of a set that only lists system calls which the recorder knows.
+
+    For these there is nothing to find out about this machine. The set that is recorded by default
+    is one of them, and looking into the kernel would make up a third of the time until the command
+    starts.
+    """
+    if config.problems or not all(
+        entry.probe is ProbeType.SYSCALLS
+        and entry.is_optional
+        and entry.functions
+        and not (entry.exclude or entry.function_arguments)
+        for entry in config.entries
+    ):
+        return None
+    categories = tuple(
+        Category(ProbeType.SYSCALLS, entry.category, entry.functions, mode=entry.mode)
+        for entry in config.entries
+    )
+    return ProbeFile(Summary(config.path, "", "", "", ""), categories)
 
 
 def _is_probe_file(path: Path) -> bool:
