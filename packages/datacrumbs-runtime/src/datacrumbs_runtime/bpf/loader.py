@@ -244,10 +244,11 @@ class Loaded:
         row = function * self._object.maps["functions"].value_bytes
         self._memory["functions"][row + _MODE_OFFSET] = int(mode)
 
-    def mode(self, function: int) -> layout.Mode:
-        """Return what happens with calls of a function now."""
-        row = function * self._object.maps["functions"].value_bytes
-        return layout.Mode(self._memory["functions"][row + _MODE_OFFSET])
+    def modes(self) -> bytes:
+        """Return what happens with calls of each function now, an enum dc_mode each."""
+        stride = self._object.maps["functions"].value_bytes
+        end = stride * len(self._settings.functions)
+        return self._memory["functions"][_MODE_OFFSET:end:stride]
 
     def losses(self) -> tuple[int, ...]:
         """Return the counters of enum dc_loss, summed over the CPUs."""

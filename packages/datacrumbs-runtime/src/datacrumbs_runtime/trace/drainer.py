@@ -78,7 +78,7 @@ class Drainer:
         self._functions = functions
         self._throttle = Throttle(
             settings.throttle_calls_per_s,
-            (index for index in range(len(functions)) if loaded.mode(index) is Mode.TRACE),
+            (index for index, mode in enumerate(loaded.modes()) if mode == Mode.TRACE),
         )
         self._pump = pump
         self._writer = writer
@@ -141,6 +141,7 @@ class Drainer:
             written=written.events,
             bad_records=written.bad_records,
             unknown_ids=written.unknown_ids,
+            excluded=written.excluded,
             unwritten=self._writer.counters().dropped_events,
         )
 
