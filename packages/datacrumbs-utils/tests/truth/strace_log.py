@@ -94,7 +94,7 @@ def _integer(digits: str) -> int:
 
 
 def unescaped(text: str) -> str:
-    """Return a C string's meaning; bytes that are no UTF-8 as surrogates."""
+    """Return a C string's meaning; bytes that are no UTF-8 as ``\\xff``, as in traces."""
 
     def replacement(match: re.Match[bytes]) -> bytes:
         octal, hexadecimal, letter = match.groups()
@@ -105,7 +105,7 @@ def unescaped(text: str) -> str:
         return _LETTERS.get(letter, letter)
 
     data = _ESCAPE.sub(replacement, text.encode("utf-8", "surrogateescape"))
-    return data.decode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def split_arguments(text: str) -> tuple[tuple[str, ...], str]:

@@ -74,6 +74,10 @@ def every_errno(programs: Path, directory: Path) -> list[str]:
     return [str(programs / "every_errno"), str(directory)]
 
 
+def other_names(_programs: Path, directory: Path) -> list[str]:
+    return [sys.executable, str(HERE / "programs/other_names.py"), str(directory / "names")]
+
+
 def fio(engine: str) -> Workload:
     def workload(_programs: Path, _directory: Path) -> list[str]:
         require("fio")
@@ -103,6 +107,7 @@ WORKLOADS: dict[str, tuple[Workload, int]] = {
     "sqlite": (sqlite, 1000),
     "git": (git, 1000),
     "every errno": (every_errno, 200),
+    "files renamed, linked, deleted, passed on, with strange names": (other_names, 1000),
     "fio psync": (fio("psync"), 500),
     "fio libaio": (fio("libaio"), 500),
     "fio io_uring": (fio("io_uring"), 500),
