@@ -236,8 +236,6 @@ __noinline __u32 dc_log2_slot(__u64 value)
 
 static __always_inline int is_error(struct dc_function *function, __s64 ret)
 {
-	if (function->flags & DC_FUNCTION_RET_INT)
-		ret = (__s32)ret;
 	return ((function->flags & DC_FUNCTION_ERRNO) && ret < 0) ||
 	       ((function->flags & DC_FUNCTION_NULL_ERROR) && !ret) ||
 	       ((function->flags & DC_FUNCTION_MINUS_ERROR) && ret == -1);
@@ -282,6 +280,8 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u6
 	function = function_row(pending->function);
 	if (!function)
 		return -1;
+	if (function->flags & DC_FUNCTION_RET_INT)
+		ret = (__s32)ret;
 	key.function = pending->function;
 	key.process = process;
 	key.cpu = bpf_get_smp_processor_id();
@@ -303,11 +303,12 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u6
 	if (is_error(function, ret))
 		__sync_fetch_and_add(&sums->errors, 1);
 	else if ((function->flags & DC_FUNCTION_BYTES) && ret > 0) {
-		__u32 slot = function->bytes_argument;
+		__u32 slot = (function->bytes_argument - 1) & (DC_MAX_VALUES - 1);
 		__u64 unit = 1;
 
-		if (slot)
-			unit = pending->values[(slot - 1) & (DC_MAX_VALUES - 1)];
+		/* as the pump does it: what is not known moves nothing */
+		if (function->bytes_argument)
+			unit = pending->present & (1U << slot) ? pending->values[slot] : 0;
 		__sync_fetch_and_add(&sums->bytes, ret * unit);
 	}
 	return 0;

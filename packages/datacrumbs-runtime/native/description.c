@@ -127,3 +127,26 @@ bool dc_open_formats(struct dc_pump *pump, PyObject *functions)
 	Py_DECREF(list);
 	return opened;
 }
+
+bool dc_open_inclusion(struct dc_pump *pump, PyObject *directories)
+{
+	PyObject *list = PySequence_Fast(directories, "included is not a sequence");
+	bool opened = true;
+
+	if (!list)
+		return false;
+	for (Py_ssize_t i = 0; opened && i < PySequence_Fast_GET_SIZE(list); i++) {
+		char *directory;
+		Py_ssize_t length;
+
+		if (PyBytes_AsStringAndSize(PySequence_Fast_GET_ITEM(list, i), &directory,
+					    &length) < 0) {
+			opened = false;
+		} else if (!dc_inclusion_add(&pump->strings.inclusion, directory, length)) {
+			PyErr_NoMemory();
+			opened = false;
+		}
+	}
+	Py_DECREF(list);
+	return opened;
+}

@@ -20,4 +20,7 @@ bool dc_open_rings(struct dc_pump *pump, PyObject *events, PyObject *strings);
 /* functions: [(category, name, extra, flags, lanes, bytes_argument, values), ...] */
 bool dc_open_formats(struct dc_pump *pump, PyObject *functions);
 
+/* directories: [b"/path", ...] */
+bool dc_open_inclusion(struct dc_pump *pump, PyObject *directories);
+
 #endif /* DATACRUMBS_DESCRIPTION_H */

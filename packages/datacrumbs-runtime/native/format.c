@@ -102,15 +102,16 @@ void dc_format_close(struct dc_format *format)
 struct identified {
 	uint32_t index[DC_MAX_VALUES];
 	uint8_t known; /* bit i: value i is */
+	bool included; /* one of the files is to be recorded */
+	size_t text_bytes;
 };
 
 /* Look all ids up before the line is begun, because that may append lines of its own. */
-static bool identify(struct dc_pump *pump, const struct dc_format *format,
-		     const struct dc_call *call, struct identified *found, size_t *text_bytes)
+static void identify(struct dc_pump *pump, const struct dc_format *format,
+		     const struct dc_call *call, struct identified *found)
 {
 	uint32_t wanted = format->identifiers & call->present;
 
-	found->known = 0;
 	for (; wanted; wanted &= wanted - 1) {
 		uint32_t i = __builtin_ctz(wanted);
 		bool is_file = format->files & 1u << i;
@@ -123,17 +124,29 @@ static bool identify(struct dc_pump *pump, const struct dc_format *format,
 		}
 		found->index[i] = slot->index;
 		found->known |= 1u << i;
-		if (is_file) {
-			struct dc_file *file = &pump->strings.files[slot->index];
+		if (!is_file)
+			found->text_bytes += pump->strings.captured[slot->index].length;
+		else if (pump->strings.files[slot->index].flags & DC_FILE_INCLUDED)
+			found->included = true;
+	}
+}
 
-			if (file->flags & DC_FILE_DECLARED)
-				continue;
-			file->flags |= DC_FILE_DECLARED;
-			if (!dc_metadata_file(pump, file, file->path, call->process, call->thread))
-				return false;
-		} else {
-			*text_bytes += pump->strings.captured[slot->index].length;
-		}
+/* Write the FH lines of the files that have none yet; false: no memory. */
+static bool declare_files(struct dc_pump *pump, const struct dc_format *format,
+			  const struct dc_call *call, const struct identified *found)
+{
+	uint32_t files = found->known & format->files;
+
+	for (; files; files &= files - 1) {
+		uint32_t index = found->index[__builtin_ctz(files)];
+		struct dc_file *file = &pump->strings.files[index];
+
+		/* a second file that is not to be recorded may have lost its path to the limit */
+		if (file->flags & DC_FILE_DECLARED || !file->path)
+			continue;
+		file->flags |= DC_FILE_DECLARED;
+		if (!dc_metadata_file(pump, file, file->path, call->process, call->thread))
+			return false;
 	}
 	return true;
 }
@@ -272,13 +285,17 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 		.end_ns = end_ns,
 	};
 	struct identified found = { .known = 0 };
-	size_t text_bytes = 0;
 	size_t offset;
 	uint32_t values;
 	char *out;
 
-	if (format->identifiers & call->present &&
-	    !identify(pump, format, call, &found, &text_bytes))
+	if (format->identifiers & call->present)
+		identify(pump, format, call, &found);
+	if (pump->strings.inclusion.count && format->files && !found.included) {
+		pump->counters.excluded++;
+		return true;
+	}
+	if (!declare_files(pump, format, call, &found))
 		return false;
 	if (format->lanes) {
 		tied.thread = lane_of(pump, format, call);
@@ -286,7 +303,7 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 			return false;
 	}
 	if (!count_call(pump, format, call, &found, ret, has_ret) ||
-	    !dc_buffer_reserve(&pump->buffer, format->limit + text_bytes))
+	    !dc_buffer_reserve(&pump->buffer, format->limit + found.text_bytes))
 		return false;
 
 	offset = pump->buffer.used;

@@ -49,11 +49,12 @@ static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 {
 	static char *names[] = { "events",   "strings",		"functions",
 				 "hostname", "clock_offset_ns", "buffer_bytes",
-				 "kept_ids", "kept_bytes",	NULL };
+				 "kept_ids", "kept_bytes",	"included",
+				 NULL };
 	struct pump_object *self = (struct pump_object *)object;
 	struct dc_pump *pump = &self->pump;
 	unsigned long long buffer_bytes = 1 << 20, kept_ids = 128 << 10, kept_bytes = 32 << 20;
-	PyObject *events, *strings, *functions;
+	PyObject *events, *strings, *functions, *included = NULL;
 	const char *hostname;
 	long long offset;
 
@@ -61,9 +62,9 @@ static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 		PyErr_SetString(PyExc_RuntimeError, "the pump is open already");
 		return -1;
 	}
-	if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOsL|$KKK", names, &events, &strings,
+	if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOsL|$KKKO", names, &events, &strings,
 					 &functions, &hostname, &offset, &buffer_bytes, &kept_ids,
-					 &kept_bytes))
+					 &kept_bytes, &included))
 		return -1;
 	pump->clock_offset_ns = offset;
 	pump->buffer_limit = buffer_bytes;
@@ -76,7 +77,8 @@ static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 		PyErr_NoMemory();
 		goto failed;
 	}
-	if (!dc_open_rings(pump, events, strings) || !dc_open_formats(pump, functions))
+	if (!dc_open_rings(pump, events, strings) || !dc_open_formats(pump, functions) ||
+	    (included && !dc_open_inclusion(pump, included)))
 		goto failed;
 	self->is_open = true;
 	return 0;

@@ -38,8 +38,10 @@ static bool define(struct dc_pump *pump, const struct dc_string *record)
 	case DC_DEFINED_NOTHING:
 		return dc_strings_mark_missing(&pump->strings, record->id);
 	case DC_DEFINED_FILE:
-		/* most directories only serve to complete paths */
-		if (file->flags & (DC_FILE_DECLARED | DC_FILE_DIRECTORY))
+		/* most directories only serve to complete paths; others wait until a call names
+		 * them */
+		if (file->flags & (DC_FILE_DECLARED | DC_FILE_DIRECTORY) ||
+		    !(file->flags & DC_FILE_INCLUDED))
 			return true;
 		file->flags |= DC_FILE_DECLARED;
 		return dc_metadata_file(pump, file, pump->strings.scratch, record->process,

@@ -22,6 +22,7 @@ struct dc_counters {
 	uint64_t discarded;   /* records that a program reserved and gave up */
 	uint64_t bad_records; /* records that make no sense; a ring with one such header is left */
 	uint64_t unknown_ids; /* values left out because their string was lost */
+	uint64_t excluded;    /* calls on files that are not to be recorded */
 	uint64_t text_bytes;  /* of all lines */
 };
 

@@ -12,10 +12,11 @@ PyObject *dc_results_counters(const struct dc_pump *pump)
 {
 	const struct dc_counters *counters = &pump->counters;
 
-	return Py_BuildValue("{sKsKsKsKsKsKsn}", "events", (count_t)counters->events, "strings",
+	return Py_BuildValue("{sKsKsKsKsKsKsKsn}", "events", (count_t)counters->events, "strings",
 			     (count_t)counters->strings, "discarded", (count_t)counters->discarded,
 			     "bad_records", (count_t)counters->bad_records, "unknown_ids",
-			     (count_t)counters->unknown_ids, "text_bytes",
+			     (count_t)counters->unknown_ids, "excluded",
+			     (count_t)counters->excluded, "text_bytes",
 			     (count_t)counters->text_bytes, "files",
 			     (Py_ssize_t)pump->strings.files_count);
 }

@@ -51,6 +51,7 @@ void dc_strings_close(struct dc_strings *strings)
 	free(strings->slots);
 	free(strings->by_hash);
 	free(strings->scratch);
+	dc_inclusion_close(&strings->inclusion);
 	memset(strings, 0, sizeof(*strings));
 }
 
@@ -143,6 +144,8 @@ static uint32_t intern_file(struct dc_strings *strings, const char *path, size_t
 	memset(file, 0, sizeof(*file));
 	file->hash = hash;
 	file->length = length;
+	if (dc_inclusion_has(&strings->inclusion, path, length))
+		file->flags = DC_FILE_INCLUDED;
 	dc_put_hash(file->digits, hash);
 	*slot = ++strings->files_count;
 	return *slot - 1;

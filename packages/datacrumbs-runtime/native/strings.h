@@ -10,11 +10,13 @@
 #include <stdint.h>
 
 #include "event.h"
+#include "inclusion.h"
 #include "text.h"
 
 enum dc_file_flag {
 	DC_FILE_DIRECTORY = 1 << 0,
 	DC_FILE_DECLARED = 1 << 1, /* its FH line is written */
+	DC_FILE_INCLUDED = 1 << 2, /* calls on it are recorded */
 };
 
 /* One path; several ids may stand for it. */
@@ -62,6 +64,7 @@ struct dc_strings {
 	size_t ids_checked; /* how many there were when they were last looked through */
 	size_t kept_bytes;  /* of paths */
 	size_t kept_limit;  /* beyond it only directories keep their path */
+	struct dc_inclusion inclusion;
 	char *scratch;
 };
 

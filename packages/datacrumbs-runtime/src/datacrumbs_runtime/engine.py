@@ -130,6 +130,7 @@ class Engine:
                 identity.hostname,
                 offset_ns,
                 buffer_bytes=drainer_settings.text_bytes,
+                included=tuple(map(os.fsencode, settings.inclusion_paths)),
             )
             undo.callback(self._pump.close)
             if open_writer is None:
@@ -321,6 +322,7 @@ class Engine:
             ring_buffers_total_bytes=settings.ring_buffers_total_bytes,
             strings_buffer_bytes=settings.strings_buffer_bytes,
             profile_entries=settings.profile_entries,
+            places=self._plan.places,
         )
 
     def _description(self) -> dict[str, str | int]:

@@ -22,6 +22,8 @@ class RunSettings:
         poll_interval_s: Pause between two drains of the rings, in seconds.
         threshold_ns: Shorter calls are summed, not traced.
         string_capture_bytes: Longest captured text.
+        inclusion_paths: Only calls about files below these directories are traced, and calls of
+            functions that are not about files; empty: all. Counted calls are counted for all files.
         profile_interval_s: Interval of the counters of profile mode, in seconds.
         throttle_calls_per_s: A function that is called more often is counted instead of traced
             until it calms down; 0: never.
@@ -42,6 +44,7 @@ class RunSettings:
     poll_interval_s: float = 0.003
     threshold_ns: int = 0
     string_capture_bytes: int = 64
+    inclusion_paths: tuple[Path, ...] = ()
     profile_interval_s: float = 1.0
     throttle_calls_per_s: int = 2_000_000
     profile_entries: int = 65536

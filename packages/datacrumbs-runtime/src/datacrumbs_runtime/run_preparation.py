@@ -223,6 +223,7 @@ def _engine(
         strings_buffer_bytes=config.strings_buffer_bytes,
         threshold_ns=config.threshold_ns,
         string_capture_bytes=config.string_capture_bytes,
+        inclusion_paths=config.inclusion_paths,
         profile_interval_s=config.profile_interval_s,
         throttle_calls_per_s=config.throttle_calls_per_s,
         owner_uid=account.uid,

@@ -35,6 +35,7 @@ class Losses:
         written: Calls that the pump turned into lines.
         bad_records: Records that the pump could not read.
         unknown_ids: File names and texts left out of lines because their string was lost.
+        excluded: Calls on files outside the directories that are to be recorded.
         unwritten: Lines of calls that never reached the file, because the disk was full.
     """
 
@@ -58,6 +59,7 @@ class Losses:
     written: int = 0
     bad_records: int = 0
     unknown_ids: int = 0
+    excluded: int = 0
     unwritten: int = 0
 
     @property
@@ -78,7 +80,7 @@ class Losses:
 
         While the run goes on these wait in the rings; at its end it must be 0.
         """
-        return self.offered - self.ring_full - self.written - self.bad_records
+        return self.offered - self.ring_full - self.written - self.bad_records - self.excluded
 
     @property
     def is_complete(self) -> bool:
@@ -121,7 +123,7 @@ _CAUSES = {
 }
 KERNEL_COUNTERS = tuple(field.name for field in fields(Losses))[:17]
 # These grow all the time; the others are worth a line in the trace when they change.
-_ALWAYS_GROWING = frozenset({"offered", "entered", "written", "counted", "filtered"})
+_ALWAYS_GROWING = frozenset({"offered", "entered", "written", "counted", "filtered", "excluded"})
 
 
 def sum_per_cpu(rows: Iterable[Sequence[int]]) -> list[int]:
@@ -135,6 +137,7 @@ def losses_from_counters(
     written: int = 0,
     bad_records: int = 0,
     unknown_ids: int = 0,
+    excluded: int = 0,
     unwritten: int = 0,
 ) -> Losses:
     """Give names to counters.
@@ -144,6 +147,7 @@ def losses_from_counters(
         written: Events of the pump.
         bad_records: Unreadable records of the pump.
         unknown_ids: Missing names of the pump.
+        excluded: Calls that the pump left out.
         unwritten: Events that the writer dropped.
 
     Raises:
@@ -156,6 +160,7 @@ def losses_from_counters(
         written=written,
         bad_records=bad_records,
         unknown_ids=unknown_ids,
+        excluded=excluded,
         unwritten=unwritten,
     )
 

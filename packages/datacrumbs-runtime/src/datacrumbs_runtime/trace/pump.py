@@ -130,6 +130,7 @@ class PumpCounters:
         discarded: Records that a program reserved and gave up.
         bad_records: Records that make no sense: always 0 unless there is a bug.
         unknown_ids: File names and texts left out of lines because their string was lost.
+        excluded: Calls left out because they are on files that are not to be recorded.
         text_bytes: Bytes of all lines.
         files: Different paths in memory.
     """
@@ -139,6 +140,7 @@ class PumpCounters:
     discarded: int
     bad_records: int
     unknown_ids: int
+    excluded: int
     text_bytes: int
     files: int
 
@@ -159,6 +161,8 @@ class Pump:
         kept_ids: Ids of names that no call uses while so many others are defined are forgotten. At
             least twice as many as the programs remember as sent (the size of "seen_strings").
         kept_bytes: Beyond this, only the names of directories are kept in memory.
+        included: Calls of functions that are about files are kept only if one of their files is
+            below one of these directories; empty: all calls.
 
     Raises:
         OSError: A ring cannot be mapped.
@@ -176,6 +180,7 @@ class Pump:
         buffer_bytes: int = 1 << 20,
         kept_ids: int = 128 << 10,
         kept_bytes: int = 32 << 20,
+        included: Sequence[bytes] = (),
     ) -> None:
         self._native = _pump.Pump(
             events,
@@ -186,6 +191,7 @@ class Pump:
             buffer_bytes=buffer_bytes,
             kept_ids=kept_ids,
             kept_bytes=kept_bytes,
+            included=included,
         )
 
     def drain(self) -> int:
