@@ -29,7 +29,7 @@ def kept(
     strings.close()
     declared = [line["args"]["name"] for line in lines if line["name"] == "FH"]
     assert counters.events == sum(line["ph"] == "X" for line in lines)
-    return declared, counters.events, counters.excluded
+    return sorted(declared), counters.events, counters.excluded
 
 
 @pytest.mark.parametrize("path", [b"/scratch", b"/scratch/a", b"/scratch/a/b", b"/data/x"])
