@@ -1,4 +1,4 @@
-# ruff: noqa: PTH - the system calls of the os module are what this program is for
+# ruff: noqa: PTH102, PTH103, PTH104, PTH106, PTH108, PTH116, PTH211 (this is about the calls of os)
 """Files that are not called what they were called: renamed, linked, passed on, strange names.
 
 usage: other_names.py DIRECTORY
@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-
 
 CLONE_NEWNS = 0x20000
 
