@@ -209,7 +209,7 @@ def _modes(site: _Site, scratch: Path, seconds: float, repeats: int) -> Iterator
 
 def _per_call_ns(wrap: list[str], size: int, calls: int) -> float:
     # In memory: the disk would be measured otherwise.
-    directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+    directory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         done = subprocess.run(
             [*wrap, sys.executable, "-c", WRITE, file.name, str(size), str(calls)],

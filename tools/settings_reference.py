@@ -25,6 +25,28 @@ FOUND = {
     "libc_so": "the one in use",
 }
 
+ALSO_EXPORTED = {
+    "DATACRUMBS_VERSION": "version of DataCrumbs",
+    "DATACRUMBS_IS_ROOT": "1 for root, else 0",
+    "DATACRUMBS_MODULEPATH": "directory of the module files",
+    "DATACRUMBS_PROBE_SECRET_FILE": "path of the probe secret",
+    "DATACRUMBS_SERVER_RUN_ID": "the run: as set before, else the job's id, else this node's "
+    "newest run",
+    "DATACRUMBS_SERVER_PID_FILE": "`<run dir>/datacrumbs-<run id>.pid`",
+    "DATACRUMBS_SERVER_READY_FILE": "`<run dir>/datacrumbs-<run id>.ready`",
+    "DATACRUMBS_SERVER_STATUS_FILE": "`<run dir>/datacrumbs-<run id>.json`",
+    "DATACRUMBS_SERVER_ENV_FILE": "`<run dir>/datacrumbs-<run id>.env`",
+    "DATACRUMBS_LOG_FILE": "`<log dir>/datacrumbs_<user>_<run id>_<host>.log`",
+}
+ONLY_ENVIRONMENT = {
+    "DATACRUMBS_SYSTEM_PROBE_FILE_OVERRIDE": "path of the system configuration",
+    "DATACRUMBS_SIGN_PROBES_SOCKET_PATH": "socket of the signer, for clients",
+    "DATACRUMBS_PROBE_FILE": "probe file of a run, read by the unit",
+    "DATACRUMBS_SERVICE_RUN_ID": "id of a run that a service manager started: its log is a file",
+    "DATACRUMBS_CGROUP": "as `--cgroup`: only processes of this cgroup can register",
+    "VERBOSE, QUIET, DRY_RUN": "as the options of these names",
+}
+
 
 def default_of(setting: Setting) -> str:
     """Return what the page shows as a setting's default."""
@@ -41,7 +63,14 @@ def lines() -> Iterator[str]:
         "`datacrumbs_system_configurator` makes the file with the settings of an installation, "
         "shows them (`--show`) and changes one (`--set KEY=VALUE`). `<name>` in a default stands "
         "for the setting `DATACRUMBS_NAME`. Where the environment may override a setting, it "
-        "does so under the same name; options of a command win over both.\n"
+        "does so under the same name; options of a command win over both. Sizes can have a suffix "
+        "(`64k`, `16M`).\n"
+    )
+    yield (
+        "The file is `<prefix>/share/datacrumbs/data/system-probe-<install user>-<host>.sqlite` "
+        "with the tables `system_configuration(key, value)` and `summary(key, value)`; settings "
+        "of a run are in it only if somebody set them. `. <prefix>/bin/datacrumbs_setup` exports "
+        "everything to a shell and puts the commands on PATH.\n"
     )
     for group, introduction in INTRODUCTION.items():
         yield f"## {group.value.capitalize()}\n\n{introduction}\n"
@@ -53,6 +82,13 @@ def lines() -> Iterator[str]:
                     f"| `{setting.key}` | {setting.type_name} | {default_of(setting)} "
                     f"| {overrides} | {setting.meaning} |"
                 )
+        yield ""
+    for heading, variables in (
+        ("Also exported by `datacrumbs_setup`", ALSO_EXPORTED),
+        ("Only in the environment", ONLY_ENVIRONMENT),
+    ):
+        yield f"## {heading}\n\n| variable | meaning |\n|---|---|"
+        yield from (f"| `{name}` | {meaning} |" for name, meaning in variables.items())
         yield ""
 
 

@@ -34,7 +34,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STATUS_INTERVAL_S = 1.0
 _SHORTAGE_HINT = "the limits of the service or the process table of the node are exhausted"
 # A trace on a file system that does not answer must not keep a node from its next job.
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 15.0
 _ROOT_UID = 0
 # What the kernel says when it has no more processes, memory or descriptors for us.
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
