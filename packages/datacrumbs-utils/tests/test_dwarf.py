@@ -279,6 +279,20 @@ def test_separate_debug_file_is_used_and_results_are_kept(tmp_path: Path, cache_
     assert dwarf.arguments(program, ["main"]) in ({}, {"main": ()})
 
 
+def test_types_in_a_supplementary_file_are_followed(tmp_path: Path, cache_home: Path) -> None:
+    if shutil.which("dwz") is None:
+        pytest.skip("dwz is not installed")
+    program = compile_source(tmp_path, RUNNING, ["gcc", "-g"])
+    other = tmp_path / "other"
+    subprocess.run(["gcc", "-g", "-O2", "-w", "-o", other, tmp_path / "source.c"], check=True)
+    expected = dwarf.signatures(program, FUNCTIONS)
+    shutil.rmtree(cache_home)
+    subprocess.run(["dwz", "-m", tmp_path / "common.debug", program, other], check=True)
+    with ElfImage(program) as image:
+        assert image.section(".gnu_debugaltlink") is not None
+    assert dwarf.signatures(program, FUNCTIONS) == expected
+
+
 def test_damaged_debugging_information_is_one_error_or_none(tmp_path: Path) -> None:
     program = compile_source(tmp_path, RUNNING, ["gcc", "-g"])
     with ElfImage(program) as image:

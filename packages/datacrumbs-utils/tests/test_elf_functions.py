@@ -158,6 +158,17 @@ def test_debug_file_is_found_by_build_id(tmp_path: Path, monkeypatch: pytest.Mon
     assert "hidden" in all_names(elf.functions(library))
 
 
+def test_symbols_in_the_mini_debug_section_are_found(tmp_path: Path) -> None:
+    library = build(tmp_path)
+    mini = tmp_path / "mini"
+    subprocess.run(["objcopy", "--strip-debug", library, mini], check=True)
+    subprocess.run(["xz", mini], check=True)
+    subprocess.run(["strip", library], check=True)
+    assert "hidden" not in all_names(elf.functions(library))
+    subprocess.run(["objcopy", f"--add-section=.gnu_debugdata={mini}.xz", library], check=True)
+    assert "hidden" in all_names(elf.functions(library))
+
+
 def test_build_id_is_that_of_readelf(tmp_path: Path) -> None:
     library = build(tmp_path)
     output = subprocess.run(

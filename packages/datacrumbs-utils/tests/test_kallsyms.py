@@ -19,6 +19,7 @@ LIST = """\
 0000000000000000 t bpf_prog_1234	[bpf]
 0000000000000000 T __traceiter_block_rq_issue
 0000000000000000 t iomap_dio_rw.isra.0
+0000000000000000 t nmi_handle.part.0
 """
 
 
@@ -30,7 +31,12 @@ def test_functions_are_text_symbols_with_reasons_for_refusal(
     path.write_text(LIST)
     found = {one.symbol: one.refused for one in kallsyms.functions(path)}
     accepted = {name for name, refused in found.items() if refused is None}
-    assert accepted == {"vfs_read", "ext4_file_write_iter", "ll_file_read", "iomap_dio_rw.isra.0"}
+    assert accepted == {
+        "vfs_read",
+        "ext4_file_write_iter",
+        "ll_file_read",
+        "iomap_dio_rw.isra.0",
+    } | {"nmi_handle.part.0"}
     assert "some_data" not in found
     assert "bpf_prog_1234" not in found
     assert found["twice"] == kallsyms.AMBIGUOUS
@@ -43,7 +49,9 @@ def test_functions_that_ftrace_does_not_list_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "available_filter_functions").write_text("vfs_read\nll_file_read [lustre]\n")
-    (tmp_path / "blacklist").write_text("0x0000-0x0000\text4_file_write_iter\n")
+    (tmp_path / "blacklist").write_text(
+        "0x0000-0x0000\text4_file_write_iter\n0x0000-0x0000\tnmi_handle\n"
+    )
     monkeypatch.setattr("datacrumbs_utils.discovery.tracefs.DIRECTORIES", (tmp_path,))
     monkeypatch.setattr(
         "datacrumbs_utils.discovery.tracefs.KPROBES_BLACKLIST", tmp_path / "blacklist"
@@ -54,6 +62,7 @@ def test_functions_that_ftrace_does_not_list_are_refused(
     assert found["ll_file_read"] is None
     assert found["iomap_dio_rw.isra.0"] == kallsyms.NOT_TRACEABLE
     assert found["ext4_file_write_iter"] == kallsyms.BLACKLISTED
+    assert found["nmi_handle.part.0"] == kallsyms.BLACKLISTED
 
 
 def test_this_kernel_has_functions() -> None:

@@ -34,7 +34,7 @@ _REASONS = {
 NOT_TRACEABLE = "the kernel does not allow tracing here (notrace, noinstr or start-up code)"
 BLACKLISTED = "on the kernel's list of functions that must not be probed"
 AMBIGUOUS = "several functions of the kernel have this name"
-_SECTION_ENDS = ("__start_", "__stop_")
+_SECTION_ENDS = ("__start___", "__stop___")
 
 
 def functions(path: Path = KALLSYMS) -> list[Candidate]:
@@ -67,7 +67,8 @@ def _refusal(
         return _REASONS[match.lastgroup]
     if name.startswith(_SECTION_ENDS):
         return _REASONS["init"]
-    if name in blacklist:
+    # Copies that the compiler made (pci_serr_error.part.0) are refused with their original.
+    if name in blacklist or name.partition(".")[0] in blacklist:
         return BLACKLISTED
     if traceable is not None and name not in traceable:
         return NOT_TRACEABLE
