@@ -328,3 +328,42 @@ def test_a_probe_file_is_recorded_without_a_signature(tmp_path: Path) -> None:
         "openat",
         "close",
     }
+
+
+@pytest.mark.kernel
+def test_calls_under_way_at_the_beginning_and_at_the_end(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with (
+        subprocess.Popen(["cat", pipe], stdout=subprocess.DEVNULL) as reader,
+        pipe.open("wb", buffering=0) as writer,
+    ):
+        time.sleep(0.2)
+        with subprocess.Popen(
+            [*RECORD, "--output", tmp_path / "t.pfw.gz", "--pid", str(reader.pid)],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as recorder:
+            assert recorder.stderr is not None
+            assert "recording to" in recorder.stderr.readline()
+            writer.write(b"x")
+            time.sleep(0.3)
+            recorder.send_signal(signal.SIGTERM)
+            text = recorder.stderr.read()
+            assert recorder.wait(timeout=30) == 0
+    assert "nothing was lost" in text
+    assert "1 call was under way when the recording began" in text
+    assert "1 call was under way when the recording ended" in text
+    assert [event["name"] for event in events(tmp_path / "t.pfw.gz")] == ["write"]
+
+
+@pytest.mark.kernel
+def test_hundreds_of_short_processes(tmp_path: Path) -> None:
+    script = "for i in $(seq 300); do /bin/true; done"
+    done = record("--json", "--output", "t.pfw.gz", "--", "bash", "-c", script, cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["complete"], document["losses"]
+    processes = Counter(event["pid"] for event in events(tmp_path / "t.pfw.gz"))
+    # bash, its $(seq), and the three hundred
+    assert len(processes) == 302
+    assert len(set(processes.values())) <= 5, "all of /bin/true do the same"

@@ -126,3 +126,11 @@ def test_json_says_the_same() -> None:
     assert document["functions"][2]["function"] == "creat"
     assert [file["bytes"] for file in document["files_by_bytes"]] == [3 << 30, 5 << 20]
     assert document["losses"]["offered"] == 1200
+
+
+def test_calls_that_were_under_way_are_no_loss() -> None:
+    losses = Losses(offered=1200, written=1200, entered=1202, missed_begin=1)
+    text = printed(80, outcome(losses))
+    assert "nothing was lost" in text
+    assert "1 call was under way when the recording began" in text
+    assert "2 calls were under way when the recording ended" in text

@@ -1,6 +1,7 @@
 """What a recording came to, for people: tables in the terminal."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -179,8 +180,10 @@ def shortened(path: str, columns: int) -> str:
 
 def _losses(outcome: Outcome) -> Iterable[RenderableType]:
     losses = outcome.summary.statistics.losses
-    if losses.is_complete:
+    # A process that was running already is often within a call: that is no loss.
+    if replace(losses, missed_begin=0).is_complete:
         yield Text("nothing was lost", style="green")
+        yield from _under_way(losses.missed_begin, outcome.summary.in_flight)
     else:
         yield Text(f"INCOMPLETE: {losses.summary()}", style="bold red", overflow="fold")
     if losses.ring_full:
@@ -201,6 +204,13 @@ def _losses(outcome: Outcome) -> Iterable[RenderableType]:
             yield Padding(Text(printable(line), overflow="fold"), (0, 0, 0, 2))
         if len(failures) > _FAILURES_SHOWN:
             yield Padding(Text("...: --verbose names all", style="dim"), (0, 0, 0, 2))
+
+
+def _under_way(at_begin: int, at_end: int) -> Iterable[RenderableType]:
+    for count, when in ((at_begin, "began"), (at_end, "ended")):
+        if count:
+            calls = "1 call was" if count == 1 else f"{count:,} calls were"
+            yield Text(f"{calls} under way when the recording {when}", style="yellow")
 
 
 def _trace(outcome: Outcome) -> Text:
