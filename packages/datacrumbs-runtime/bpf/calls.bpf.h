@@ -131,7 +131,10 @@ __noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread
 				set_value(pending, i, value);
 			break;
 		case DC_SOURCE_MAPPING:
-			value = note_file(pending, NULL, mapped_file(value));
+			value = mapped_file(value);
+			/* fallthrough */
+		case DC_SOURCE_FIELD_FILE: /* kernel functions: the argument is the file */
+			value = note_file(pending, NULL, value);
 			if (value)
 				set_value(pending, i, value);
 			break;

@@ -342,6 +342,10 @@ def test_kernel_functions_take_files_of_the_kernel() -> None:
     assert built.kprobes[0].symbol == "vfs_read"
     assert sources(row(built)) == [(SourceKind.FIELD_FILE, 0)]
     assert built.functions[0].pump.values == (("fhash", "f"),)
+    # a library may have a structure of that name, too
+    of_library = Argument(0, 8, True, "file", "struct file *")
+    built = build(uprobes("f", arguments={"f": (of_library,)}))
+    assert built.functions[0].pump.values == (("file", "x"),)
 
 
 BTF = Path("/sys/kernel/btf/vmlinux")

@@ -67,8 +67,14 @@ def number_format(c_type: str, num_bytes: int, *, is_pointer: bool) -> str | Non
 
 
 @lru_cache(maxsize=32768)
-def function_values(arguments: tuple[Argument, ...]) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+def function_values(
+    arguments: tuple[Argument, ...], *, of_kernel: bool = False
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
     """Decide what is captured of a function's arguments.
+
+    Args:
+        arguments: What the probe file says of them.
+        of_kernel: Whether it is a function of the kernel: a ``struct file *`` is a file there.
 
     Returns:
         The values, files first, and the labels of the arguments for which there is no room.
@@ -76,7 +82,7 @@ def function_values(arguments: tuple[Argument, ...]) -> tuple[tuple[Value, ...],
     files: list[Value] = []
     others: list[Value] = []
     for argument in arguments:
-        file, value = _argument_values(argument, FILE if not files else SECOND_FILE)
+        file, value = _argument_values(argument, FILE if not files else SECOND_FILE, of_kernel)
         if file is not None and len(files) < len((FILE, SECOND_FILE)):
             files.append(file)
         if value is not None:
@@ -103,14 +109,16 @@ def fitting(values: Sequence[Value]) -> tuple[tuple[Value, ...], tuple[str, ...]
 
 
 @lru_cache(maxsize=8192)
-def _argument_values(argument: Argument, file_label: str) -> tuple[Value | None, Value | None]:
+def _argument_values(
+    argument: Argument, file_label: str, of_kernel: bool
+) -> tuple[Value | None, Value | None]:
     """Return the file that an argument stands for, and the value that is shown under its label."""
     plain = plain_type(argument.c_type)
     label = argument.label.strip("_") or argument.label
     index = argument.index
     if plain == "FILE *":
         return replace(stream_file(index), label=file_label), None
-    if plain == "struct file *":
+    if plain == "struct file *" and of_kernel:
         return Value(file_label, FORMAT_FILE, SourceKind.FIELD_FILE, index, size=8), None
     if plain == "char *":
         file = path_file(index, label=file_label) if label in _PATH_LABELS else None

@@ -304,7 +304,7 @@ class _Builder:
 
     def _add_kprobes(self, category: Category) -> None:
         for name in category.functions:
-            values, cut = function_values(tuple(category.arguments.get(name, ())))
+            values, cut = function_values(tuple(category.arguments.get(name, ())), of_kernel=True)
             self._note_missing(category, name, cut)
             symbol = plain_symbol(name)
             flags = return_flags(category.returns.get(name))

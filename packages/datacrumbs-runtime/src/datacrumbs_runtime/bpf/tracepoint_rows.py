@@ -13,7 +13,12 @@ from typing import NamedTuple
 from datacrumbs_runtime.bpf.argument_formats import distinct, fitting, plain_type
 from datacrumbs_runtime.bpf.function_rows import source_bytes
 from datacrumbs_runtime.bpf.kernel_btf import Field, KernelTypes
-from datacrumbs_runtime.bpf.layout import MAX_ARGUMENTS, KeyKind, SourceKind, TracepointRole
+from datacrumbs_runtime.bpf.layout import (
+    MAX_TRACEPOINT_ARGUMENTS,
+    KeyKind,
+    SourceKind,
+    TracepointRole,
+)
 from datacrumbs_runtime.bpf.values import FILE, FORMAT_FILE, FORMAT_POINTER, SECOND_FILE, Value
 from datacrumbs_runtime.errors import KernelError, ProbeFileError
 from datacrumbs_runtime.schema.probe_file import Argument, Span
@@ -185,7 +190,7 @@ def _value(types: KernelTypes, name: str, argument: Argument, span: Span | None)
 
 
 def _resolve(types: KernelTypes, tracepoint: str, argument: int, path: str) -> Field:
-    if argument >= MAX_ARGUMENTS:
+    if argument >= MAX_TRACEPOINT_ARGUMENTS:
         raise KernelError(f"tracepoint {tracepoint}: argument {argument} is beyond reach")
     return types.resolve(tracepoint, argument, path)
 
