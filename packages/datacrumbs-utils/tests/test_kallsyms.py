@@ -36,7 +36,8 @@ def test_functions_are_text_symbols_with_reasons_for_refusal(
         "ext4_file_write_iter",
         "ll_file_read",
         "iomap_dio_rw.isra.0",
-    } | {"nmi_handle.part.0"}
+        "nmi_handle.part.0",
+    }
     assert "some_data" not in found
     assert "bpf_prog_1234" not in found
     assert found["twice"] == kallsyms.AMBIGUOUS
