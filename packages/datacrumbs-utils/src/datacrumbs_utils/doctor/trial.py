@@ -56,7 +56,7 @@ def _judged(outcome: session.Outcome, target: Path) -> Check:
     losses = outcome.summary.statistics.losses
     with gzip.open(outcome.summary.trace_path, "rt") as stream:
         text = stream.read()
-    if not losses.is_complete:
+    if not outcome.is_complete:
         return Check(_SECTION, _NAME, State.MISSING, losses.summary())
     if f'"{target}.copy"' not in text or '"name":"write"' not in text:
         return Check(_SECTION, _NAME, State.MISSING, "what the command did is not in the trace")

@@ -20,7 +20,7 @@ def document(title: str, outcome: Outcome) -> dict[str, Any]:
         "duration_s": summary.duration_ns / _SECOND_NS,
         "events": summary.events,
         "in_flight": summary.in_flight,
-        "complete": statistics.losses.is_complete,
+        "complete": outcome.is_complete,
         "failure": None if outcome.failure is None else str(outcome.failure),
         "functions": [_function(function) for function in statistics.functions],
         "files_by_time": [_file(file) for file in statistics.files.by_time],

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datacrumbs_runtime.engine import AttachReport, Engine, Identity, RunSettings, RunSummary
@@ -61,6 +61,14 @@ class Outcome:
     attached: AttachReport
     status: int
     failure: BaseException | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was lost.
+
+        A process that was running already is often within a call: that is no loss.
+        """
+        return replace(self.summary.statistics.losses, missed_begin=0).is_complete
 
 
 def check_processes(pids: tuple[int, ...]) -> None:

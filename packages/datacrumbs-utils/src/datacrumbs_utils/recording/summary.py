@@ -1,7 +1,6 @@
 """What a recording came to, for people: tables in the terminal."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -180,8 +179,7 @@ def shortened(path: str, columns: int) -> str:
 
 def _losses(outcome: Outcome) -> Iterable[RenderableType]:
     losses = outcome.summary.statistics.losses
-    # A process that was running already is often within a call: that is no loss.
-    if replace(losses, missed_begin=0).is_complete:
+    if outcome.is_complete:
         yield Text("nothing was lost", style="green")
         yield from _under_way(losses.missed_begin, outcome.summary.in_flight)
     else:
