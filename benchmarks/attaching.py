@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-
 from benchmarks import workloads
 from benchmarks.rows import Row, median
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
+from datacrumbs_utils.discovery import elf
 
 TITLE = "attaching, starting, stopping"
 # The numbers of functions and the milliseconds that are published for an earlier implementation.
@@ -28,14 +27,11 @@ _CHILD = "benchmarks.attaching_child"
 
 
 def _functions(library: Path) -> list[tuple[str, int]]:
-    with library.open("rb") as stream:
-        elf = ELFFile(stream)
-        symbols = elf.get_section_by_name(".symtab").iter_symbols()
-        return [
-            (symbol.name, next(elf.address_offsets(symbol["st_value"])))
-            for symbol in symbols
-            if symbol.name.startswith("dc_many_")
-        ]
+    return [
+        (each.symbol, each.file_offset)
+        for each in elf.functions(library)
+        if each.symbol.startswith("dc_many_") and each.file_offset is not None
+    ]
 
 
 def _probe_file(scratch: Path, library: Path, functions: list[tuple[str, int]]) -> Path:

@@ -4,11 +4,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
 
 from benchmarks import tracers, workloads
 from benchmarks.compare import interleaved, rows_of
 from benchmarks.rows import Row
+from datacrumbs_utils.discovery import elf
 
 TITLE = "an empty function of a library"
 CALLS = 10_000_000
@@ -19,11 +19,10 @@ BYSTANDER_BUDGET = 1.10
 
 def function_offset(library: Path, symbol: str) -> int:
     """Return the file offset of a function."""
-    with library.open("rb") as stream:
-        elf = ELFFile(stream)
-        (found,) = elf.get_section_by_name(".symtab").get_symbol_by_name(symbol)
-        (offset,) = elf.address_offsets(found["st_value"])
-    return int(offset)
+    found = next(each for each in elf.functions(library) if each.symbol == symbol)
+    if found.file_offset is None:
+        raise SystemExit(f"benchmarks: error: {library}: {symbol} has no place in the file")
+    return found.file_offset
 
 
 def probes_of(scratch: Path, library: Path, regex: str) -> Path:
