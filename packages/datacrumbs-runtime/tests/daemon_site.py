@@ -266,7 +266,8 @@ def uid_of(user: str) -> int:
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/root"}
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {"HOME": "/root", **kept}
 
 
 @contextmanager

@@ -135,3 +135,13 @@ def test_throttle_can_be_switched_off(site: Site) -> None:
         assert done.returncode == 0
     lines = site.trace("run1")
     assert not [line for line in lines if line["ph"] == "C" or line["name"] == "datacrumbs_mode"]
+
+
+def test_only_files_below_the_inclusion_paths_are_in_the_trace(site: Site) -> None:
+    with site.running("run1", site.probe_file(ALICE), "--inclusion-paths", str(site.shared)):
+        did = site.workload(ALICE, calls=50)
+    lines = site.trace("run1")
+    found = calls_on(lines, did["pid"], did["path"])
+    assert {name: found[name] for name in did["done"]} == did["done"]
+    files = {line["args"]["name"] for line in lines if line["name"] == "FH"}
+    assert files == {did["path"]}

@@ -11,7 +11,7 @@ from pathlib import Path
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.cgroups import cgroup_id
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
-from datacrumbs_runtime.errors import UsageError
+from datacrumbs_runtime.errors import AttachError, UsageError
 from datacrumbs_runtime.known_failures import KnownFailures
 from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.schema.probe_document import probe_file_from_document
@@ -194,6 +194,13 @@ def prepare(
     whole = replace(
         report, requested=report.requested + len(failures), failures=(*failures, *found)
     )
+    if not whole.attached:
+        first = whole.failures[0] if whole.failures else AttachFailure("", "", "it names none")
+        raise AttachError(
+            f"none of {whole.requested} functions can be recorded: "
+            f"{first.function}: {first.reason}",
+            hint="--retry-failed also tries what failed before" if failures else None,
+        )
     for failure in whole.failures:
         logger.warning("%s: %s: %s", failure.category, failure.function, failure.reason)
     return Prepared(engine, whole, lambda: known.record(pinned, found))
