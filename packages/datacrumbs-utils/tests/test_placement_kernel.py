@@ -293,8 +293,14 @@ def test_moved_probes_record_the_same_calls_of_every_function(tmp_path: Path, na
         )
     )
     command = [str(caller), str(library), str(addresses)]
+    # Some functions write files where they are called.
     ending = subprocess.run(
-        [*command, "0", "H5open"], input="\n", capture_output=True, text=True, check=True
+        [*command, "0", "H5open"],
+        input="\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     )
     addresses.write_text(ending.stdout)
     command += ["20", "H5open"]
