@@ -1,5 +1,7 @@
 """Which probes a run has: of libraries, failed ones, ones that failed before, of replaced files."""
 
+import gzip
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -13,9 +15,11 @@ from pathlib import Path
 import pytest
 from daemon_site import ALICE, SYSCALLS, Site, new_site
 
-from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType
+from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType, canonical_bytes
 
 pytestmark = pytest.mark.kernel
+
+SIGNATURE = {"checksum", "checksum_algorithm", "key_id"}
 
 LIBRARY = """
 #include <stdio.h>
@@ -263,3 +267,16 @@ def test_check_names_what_cannot_be_attached(site: Site, library: Path) -> None:
     assert [failure["function"] for failure in report["failures"]] == ["work_missing"]
     # A check is no run: it marks nothing.
     assert not list(site.data_dir.glob("probes-runtime-status-*"))
+
+
+def test_trace_names_the_probe_file_as_it_was_signed(site: Site, library: Path) -> None:
+    probes = site.probe_file(ALICE, [functions(library, "work_add", "work_missing")])
+    document = json.loads(gzip.decompress(probes.read_bytes()))
+    with site.running("run1", probes):
+        pass
+    (line,) = [line for line in site.trace("run1") if line["name"] == "datacrumbs"]
+    unsigned = {key: document[key] for key in document if key not in SIGNATURE}
+    assert line["args"]["probe_file_sha256"] in {
+        hashlib.sha256(canonical_bytes(part)).hexdigest() for part in (document, unsigned)
+    }
+    assert (line["args"]["requested"], line["args"]["attached"]) == (2, 1)

@@ -80,6 +80,7 @@ class Engine:
         trace_path: The trace file; an existing one is not touched, a number is added.
         identity: Whose run it is.
         settings: How it records.
+        described_as: The probe file that the trace names, if what is recorded is only a part of it.
         open_writer: Makes the trace file instead of ``trace_path``, for directories that only
             their owner may enter.
 
@@ -96,11 +97,12 @@ class Engine:
         identity: Identity,
         settings: RunSettings | None = None,
         *,
+        described_as: ProbeFile | None = None,
         open_writer: Callable[[], TraceWriter] | None = None,
     ) -> None:
         self._settings = settings = settings or RunSettings()
         self._identity = identity
-        self._probe_file = probe_file
+        self._described_as = described_as or probe_file
         self._links = Links()
         self._lock = threading.RLock()
         self._is_stopped = False
@@ -326,7 +328,7 @@ class Engine:
         )
 
     def _description(self) -> dict[str, str | int]:
-        document = canonical_bytes(document_from_probe_file(self._probe_file))
+        document = canonical_bytes(document_from_probe_file(self._described_as))
         report = self._report or AttachReport(0, 0)
         tiers: Mapping[str, str] = report.tiers
         return {
@@ -338,7 +340,7 @@ class Engine:
             "machine": os.uname().machine,
             "mode": self._settings.mode,
             "threshold_ns": self._settings.threshold_ns,
-            "probe_file": self._probe_file.summary.probe_file_path,
+            "probe_file": self._described_as.summary.probe_file_path,
             "probe_file_sha256": sha256(document).hexdigest(),
             "requested": report.requested,
             "attached": report.attached,

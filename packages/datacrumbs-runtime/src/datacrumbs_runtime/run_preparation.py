@@ -186,7 +186,7 @@ def prepare(
     if not request.retry_failed:
         pinned, left_out = known.without(pinned)
         failures += left_out
-    engine = stack.enter_context(_engine(request, pinned, account, directory))
+    engine = stack.enter_context(_engine(request, pinned, probe_file, account, directory))
     report = engine.attach()
     found = [
         failure._replace(reason=binaries.readable(failure.reason)) for failure in report.failures
@@ -220,7 +220,11 @@ def trace_name(request: RunRequest, account: Account) -> str:
 
 
 def _engine(
-    request: RunRequest, probe_file: ProbeFile, account: Account, directory: TraceDirectory
+    request: RunRequest,
+    pinned: ProbeFile,
+    signed: ProbeFile,
+    account: Account,
+    directory: TraceDirectory,
 ) -> Engine:
     config = request.config
     name = trace_name(request, account)
@@ -245,4 +249,11 @@ def _engine(
         return TraceWriter(name, directory.open, owner=owner, as_user=directory.acting)
 
     identity = Identity(account.user, account.uid, account.gid, request.run_id, platform.node())
-    return Engine(probe_file, directory.path / name, identity, settings, open_writer=open_writer)
+    return Engine(
+        pinned,
+        directory.path / name,
+        identity,
+        settings,
+        described_as=signed,
+        open_writer=open_writer,
+    )
