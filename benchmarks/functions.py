@@ -4,7 +4,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-
 from benchmarks import tracers, workloads
 from benchmarks.compare import interleaved, rows_of
 from benchmarks.rows import Row
