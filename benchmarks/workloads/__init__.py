@@ -29,8 +29,8 @@ def compile_library(scratch: Path, name: str, source: Path | None = None) -> Pat
     """Compile ``name.c`` to a shared library and return its path."""
     target = scratch / f"lib{name}.so"
     source = source or HERE / f"{name}.c"
-    # A frame pointer: functions begin with a push, as most do, which the kernel emulates.
-    flags = ("-O2", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-shared", "-fPIC")
+    # Functions begin with a nop, which the kernel emulates, as it does the push that most begin with.
+    flags = ("-O2", "-fpatchable-function-entry=1", "-shared", "-fPIC")
     _run(_compiler("cc", "gcc"), *flags, "-o", target, source)
     return target
 
