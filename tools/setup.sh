@@ -154,7 +154,7 @@ apt_install() { # PACKAGE...
 		fi
 		packages+=("${package##*|}")
 	done
-	apt-get -qy install --no-install-recommends "${packages[@]}"
+	apt-get -qy -o DPkg::Lock::Timeout=300 install --no-install-recommends "${packages[@]}"
 }
 
 install_debian_packages() { # PACKAGE...
