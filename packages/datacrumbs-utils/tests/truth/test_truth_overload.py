@@ -7,7 +7,7 @@ from recordings import Recorder
 
 pytestmark = pytest.mark.kernel
 
-WRITES = 500_000
+WRITES = 150_000
 PROCESSES = 2
 
 
