@@ -180,20 +180,71 @@ int dc_kprobe_session(struct pt_regs *ctx)
 
 /* ---- pairs: entry and return in two programs, on kernels without sessions -------------------- */
 
-static __always_inline int pair_entry(struct pt_regs *ctx)
-{
-	struct dc_thread *thread = recorded_thread();
-	__u32 index, slot = 0;
-	struct dc_function *function;
-	struct dc_pending *pending;
+/*
+ * Many places can share one attachment, which has one cookie for all of them. Then the cookie says
+ * how to learn which place was hit, and the map "places" which function is there:
+ * - of the kernel, by its address;
+ * - of user space, by the cookie's number and the address within a page, which is the same wherever
+ *   a file is mapped. Places with one number differ in it.
+ * The end of a function of user space does not know its begin's address: it takes the frame by the
+ * stack pointer, whose lowest bit marks the frames of such calls.
+ */
+#define DC_COOKIE_SHARED (1ULL << DC_COOKIE_SHARED_BIT)
+#define DC_COOKIE_BY_STACK (1ULL << DC_COOKIE_BY_STACK_BIT)
+#define DC_COOKIE_NUMBER 0xffffffffULL
+#define DC_STACK_SHARED 1ULL
 
-	if (!thread)
+/* Between the stack pointer at a function's first instruction and after its return */
+#if defined(__TARGET_ARCH_x86)
+#define DC_RETURN_ADDRESS_BYTES 8
+#else
+#define DC_RETURN_ADDRESS_BYTES 0
+#endif
+
+static __always_inline __u32 function_at(__u64 place)
+{
+	__u32 *index = bpf_map_lookup_elem(&places, &place);
+
+	if (index)
+		return *index;
+	count_loss(DC_LOSS_STATE);
+	return DC_NO_FUNCTION;
+}
+
+static __always_inline __u32 user_function(struct pt_regs *ctx, __u64 cookie)
+{
+	if (!(cookie & DC_COOKIE_SHARED))
+		return cookie;
+	return function_at((cookie & DC_COOKIE_NUMBER) << DC_PLACE_BITS |
+			   (PT_REGS_IP(ctx) & ((1 << DC_PLACE_BITS) - 1)));
+}
+
+static __always_inline __u32 kernel_function(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx);
+
+	return cookie & DC_COOKIE_SHARED ? function_at(bpf_get_func_ip(ctx)) : cookie;
+}
+
+static __always_inline int pair_entry(struct pt_regs *ctx, struct dc_thread *thread, __u32 index,
+				      __u64 stack_pointer)
+{
+	struct dc_function *function = function_row(index);
+	struct dc_pending *pending;
+	__u32 slot = 0;
+
+	if (!function)
 		return 0;
-	index = bpf_get_attach_cookie(ctx);
-	function = function_row(index);
-	if (!function || function->mode == DC_MODE_OFF)
+	if (function->mode == DC_MODE_OFF) {
+		/* an end that is known by its stack pointer must find its own begin */
+		if (stack_pointer & DC_STACK_SHARED) {
+			pending = push_frame(index, stack_pointer, &slot);
+			if (pending)
+				pending->start_ns = 0;
+		}
 		return 0;
-	pending = push_frame(index, PT_REGS_SP(ctx), &slot);
+	}
+	pending = push_frame(index, stack_pointer, &slot);
 	if (!pending)
 		return 0;
 	take_registers(pending, ctx);
@@ -221,22 +272,48 @@ __noinline int dc_pop_frame(struct dc_frames *calls, __u32 index)
 	return -1;
 }
 
-static __always_inline int pair_return(__u32 index, __s64 ret, __u64 end_ns)
+/*
+ * The same by stack pointer. A function that jumps into another leaves it its stack pointer; the
+ * kernel reports their ends innermost first. Without such a frame nothing is popped: the call
+ * began before its thread was recorded.
+ */
+__noinline int dc_pop_frame_at(struct dc_frames *calls, __u64 stack_pointer)
 {
-	struct dc_function *function;
+	if (!calls)
+		return -1;
+	for (int i = 1; i <= DC_FRAMES; i++) {
+		struct dc_pending *frame = frame_at(calls, calls->depth - i);
+
+		if (!frame)
+			break;
+		if (frame->stack_pointer == stack_pointer) {
+			calls->depth -= i;
+			return calls->depth;
+		}
+	}
+	return -1;
+}
+
+static __always_inline int pair_return(__u32 index, __u64 stack_pointer, __s64 ret, __u64 end_ns)
+{
+	struct dc_function *function = NULL;
 	struct dc_pending *pending = NULL;
 	struct dc_frames *calls;
 
 	if (!recorded_thread())
 		return 0;
-	function = function_row(index);
 	calls = bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
 	if (calls)
-		pending = frame_at(calls, dc_pop_frame(calls, index));
-	if (!function || !pending) {
+		pending = frame_at(calls, stack_pointer ? dc_pop_frame_at(calls, stack_pointer)
+							: dc_pop_frame(calls, index));
+	if (pending)
+		function = function_row(pending->function);
+	if (!function) {
 		count_loss(DC_LOSS_MISSED_BEGIN);
 		return 0;
 	}
+	if (!pending->start_ns)
+		return 0;
 	finish_call(function, pending, bpf_get_current_pid_tgid(), end_ns, ret, 0);
 	return 0;
 }
@@ -244,21 +321,67 @@ static __always_inline int pair_return(__u32 index, __s64 ret, __u64 end_ns)
 SEC("uprobe")
 int dc_uprobe_entry(struct pt_regs *ctx)
 {
-	return pair_entry(ctx);
+	struct dc_thread *thread = recorded_thread();
+	__u64 cookie;
+
+	if (!thread)
+		return 0;
+	cookie = bpf_get_attach_cookie(ctx);
+	return pair_entry(ctx, thread, user_function(ctx, cookie),
+			  PT_REGS_SP(ctx) | (cookie & DC_COOKIE_BY_STACK ? DC_STACK_SHARED : 0));
 }
 
 SEC("uretprobe")
 int dc_uprobe_return(struct pt_regs *ctx)
 {
 	__u64 now = bpf_ktime_get_ns();
+	__u64 cookie = bpf_get_attach_cookie(ctx);
 
-	return pair_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), now);
+	if (cookie & DC_COOKIE_BY_STACK)
+		return pair_return(DC_NO_FUNCTION,
+				   (PT_REGS_SP(ctx) - DC_RETURN_ADDRESS_BYTES) | DC_STACK_SHARED,
+				   PT_REGS_RC(ctx), now);
+	return pair_return(user_function(ctx, cookie), 0, PT_REGS_RC(ctx), now);
+}
+
+/* A USDT probe without an end: a moment. */
+SEC("uprobe")
+int dc_uprobe_instant(struct pt_regs *ctx)
+{
+	struct dc_thread *thread = recorded_thread();
+	struct dc_function *function;
+	struct dc_pending *pending;
+	struct dc_frames *calls;
+	__u32 index, slot = 0;
+
+	if (!thread)
+		return 0;
+	index = user_function(ctx, bpf_get_attach_cookie(ctx));
+	function = function_row(index);
+	if (!function || function->mode == DC_MODE_OFF)
+		return 0;
+	pending = push_frame(index, PT_REGS_SP(ctx), &slot);
+	if (!pending)
+		return 0;
+	take_registers(pending, ctx);
+	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
+		dc_take_entry_values(pending, thread);
+	count_loss(DC_LOSS_ENTERED);
+	pending->start_ns = bpf_ktime_get_ns();
+	finish_call(function, pending, bpf_get_current_pid_tgid(), pending->start_ns, 0,
+		    DC_CALL_NO_RETURN);
+	calls = bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
+	if (calls)
+		calls->depth = slot;
+	return 0;
 }
 
 SEC("kprobe")
 int dc_kprobe_entry(struct pt_regs *ctx)
 {
-	return pair_entry(ctx);
+	struct dc_thread *thread = recorded_thread();
+
+	return thread ? pair_entry(ctx, thread, kernel_function(ctx), PT_REGS_SP(ctx)) : 0;
 }
 
 SEC("kretprobe")
@@ -266,7 +389,7 @@ int dc_kprobe_return(struct pt_regs *ctx)
 {
 	__u64 now = bpf_ktime_get_ns();
 
-	return pair_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), now);
+	return pair_return(kernel_function(ctx), 0, PT_REGS_RC(ctx), now);
 }
 
 /* ---- fentry and fexit: loaded once per function ---------------------------------------------- */
@@ -310,7 +433,7 @@ int dc_fexit(void *ctx)
 
 	if (bpf_get_func_ret(ctx, &ret))
 		ret = 0;
-	return pair_return(dc_single_function, ret, now);
+	return pair_return(dc_single_function, 0, ret, now);
 }
 
 #endif /* DATACRUMBS_FUNCTIONS_BPF_H */

@@ -142,6 +142,14 @@ struct {
 	__type(value, struct dc_tracepoint);
 } tracepoints SEC(".maps");
 
+/* Function by place, where many places share one attachment: see functions.bpf.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u32);
+} places SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

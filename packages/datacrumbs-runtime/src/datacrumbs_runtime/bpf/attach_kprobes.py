@@ -7,12 +7,18 @@ from collections.abc import Callable, Sequence
 from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.bisection import attach_or_bisect, reason_of
 from datacrumbs_runtime.bpf.features import Tier, probe_event_source
+from datacrumbs_runtime.bpf.kernel_symbols import function_addresses
+from datacrumbs_runtime.bpf.layout import COOKIE_SHARED_BIT
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded
 from datacrumbs_runtime.bpf.registry import KprobeTarget
+from datacrumbs_runtime.bpf.tracefs_events import EVENT_PLACES, SharedEvent
 from datacrumbs_runtime.errors import KernelError
 
 _ENTRY, _RETURN = "dc_kprobe_entry", "dc_kprobe_return"
+# The programs of fentry are loaded for each function: more are attached by events of tracefs.
+FENTRY_FUNCTIONS = 64
+_MOST_CALLS_AT_ONCE = 4096
 _Refused = list[tuple[KprobeTarget, str]]
 
 
@@ -121,6 +127,61 @@ def _attach_fentry(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]
     return refused
 
 
+def _attach_tracefs(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
+    programs = loaded.load_again({_ENTRY: None, _RETURN: None}, {}).programs
+    addresses = function_addresses(target.symbol for target in targets)
+    refused: _Refused = []
+    waiting: list[KprobeTarget] = []
+    for target in targets:
+        found = addresses.get(target.symbol, ())
+        if len(found) == 1:
+            loaded.share(found[0], target.index)
+            waiting.append(target)
+        elif found:
+            refused.append((target, f"the kernel has {len(found)} functions of that name"))
+        else:
+            refused.append((target, "the kernel has no function of that name"))
+
+    def attach(part: Sequence[KprobeTarget]) -> None:
+        made = Links()
+        try:
+            # The return first: a call that is seen to begin is seen to end.
+            left = _share_event(made, programs[_RETURN].fd, part, f"r{_calls_at_once()}", refused)
+            _share_event(made, programs[_ENTRY].fd, left, "p", refused)
+        except BaseException:
+            made.close()
+            raise
+        links.take(made)
+
+    for first in range(0, len(waiting), EVENT_PLACES):
+        refused += attach_or_bisect(waiting[first : first + EVENT_PLACES], attach)
+    return refused
+
+
+def _share_event(
+    made: Links, program: int, targets: Sequence[KprobeTarget], how: str, refused: _Refused
+) -> list[KprobeTarget]:
+    """Attach a program to all functions that the kernel takes, and return these."""
+    event = SharedEvent("kprobe")
+    made.afterwards(event.remove)
+    taken: list[KprobeTarget] = []
+    for target in targets:
+        try:
+            event.add(target.symbol.encode(), how)
+            taken.append(target)
+        except OSError as error:
+            refused.append((target, reason_of(error)))
+    if taken:
+        made.add(*event.attach(program, 1 << COOKIE_SHARED_BIT))
+    return taken
+
+
+def _calls_at_once() -> int:
+    # The kernel prepares for so many calls of a function that have not returned; its own number,
+    # twice that of the CPUs, is too small for functions that sleep.
+    return min(max(64, 4 * (os.cpu_count() or 1)), _MOST_CALLS_AT_ONCE)
+
+
 def _attach_perf(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
     event_type, return_bit = probe_event_source("kprobe")
     programs = loaded.load_again({_ENTRY: None, _RETURN: None}, {}).programs
@@ -152,5 +213,6 @@ _ATTACH: dict[Tier, Callable[[Loaded, Links, Sequence[KprobeTarget]], _Refused]]
     Tier.KPROBE_SESSION: _attach_session,
     Tier.KPROBE_MULTI: _attach_multi,
     Tier.KPROBE_FENTRY: _attach_fentry,
+    Tier.KPROBE_TRACEFS: _attach_tracefs,
     Tier.KPROBE_PERF: _attach_perf,
 }

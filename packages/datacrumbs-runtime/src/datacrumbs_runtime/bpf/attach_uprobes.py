@@ -6,53 +6,56 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.bisection import attach_or_bisect, reason_of
 from datacrumbs_runtime.bpf.elf_file import ElfFile
-from datacrumbs_runtime.bpf.features import Tier, probe_event_source, semaphore_shift
+from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded
 from datacrumbs_runtime.bpf.registry import UprobeTarget, UsdtTarget
+from datacrumbs_runtime.bpf.uprobe_links import (
+    Place,
+    attach_program,
+    attach_type,
+    multi_link,
+    shared_parts,
+)
 from datacrumbs_runtime.errors import ProbeFileError
 
 # First bytes of what the kernel refuses on x86: lock prefix, int3, int, hlt, in and out, cli, sti.
 # They only decide what is tried first when an attachment fails.
 _SUSPECT_BYTES = frozenset(b"\xf0\xcc\xcd\xf4\xec\xed\xee\xef\xe4\xe5\xe6\xe7\xfa\xfb\x6c\x6d\x6e")
 _INSTRUCTION_BYTES = 4
-_REGISTRATION = {"dc_register_start": "datacrumbs_start", "dc_register_stop": "datacrumbs_stop"}
+REGISTRATION = {"dc_register_start": "datacrumbs_start", "dc_register_stop": "datacrumbs_stop"}
 _DEAD = "attached, but the kernel put no breakpoint there"
+_PAIR = ("dc_uprobe_entry", "dc_uprobe_return")
+# Programs of USDT probes by role of their places.
+_USDT_PROGRAMS = {
+    "entry": "dc_uprobe_entry",
+    "return": "dc_uprobe_return",
+    "instant": "dc_uprobe_instant",
+}
 
-
-class _Place(NamedTuple):
-    """One instruction to probe: of a function, or of a USDT probe with its semaphore."""
-
-    function: int
-    offset: int
-    semaphore: int = 0
-
-
-_Attach = Callable[[bytes, Sequence[_Place]], None]
+_Attach = Callable[[bytes, Sequence[Place]], None]
 
 
 def programs_of(tier: Tier) -> dict[str, int | None]:
     """Return the programs that a tier needs for functions, with their attach types."""
     if tier is Tier.UPROBE_SESSION:
         return {"dc_uprobe_session": bpf_syscall.ATTACH_UPROBE_SESSION}
-    return pair_programs_of(tier)
+    return dict.fromkeys(_PAIR, attach_type(tier))
 
 
-def pair_programs_of(tier: Tier) -> dict[str, int | None]:
+def usdt_programs_of(tier: Tier, targets: Iterable[UsdtTarget]) -> dict[str, int | None]:
     """Return the programs that a tier needs for USDT probes, with their attach types."""
-    attach_type = None if tier is Tier.UPROBE_PERF else bpf_syscall.ATTACH_UPROBE_MULTI
-    return {"dc_uprobe_entry": attach_type, "dc_uprobe_return": attach_type}
+    roles = {target.role for target in targets}
+    return {program: attach_type(tier) for role, program in _USDT_PROGRAMS.items() if role in roles}
 
 
 def registration_programs_of(tier: Tier) -> dict[str, int | None]:
     """Return the programs by which processes register, with their attach types."""
-    attach_type = None if tier is Tier.UPROBE_PERF else bpf_syscall.ATTACH_UPROBE_MULTI
-    return dict.fromkeys(_REGISTRATION, attach_type)
+    return dict.fromkeys(REGISTRATION, attach_type(tier))
 
 
 def attach_functions(
@@ -66,52 +69,51 @@ def attach_functions(
     if tier is Tier.UPROBE_SESSION:
         session = loaded.program_fd("dc_uprobe_session")
 
-        def attach(path: bytes, places: Sequence[_Place]) -> None:
-            links.add(_multi(session, path, places, session=True))
+        def attach(path: bytes, places: Sequence[Place]) -> None:
+            links.add(multi_link(session, path, places, session=True))
     else:
-        entry, at_return = (loaded.program_fd(name) for name in pair_programs_of(tier))
+        entry, at_return = (loaded.program_fd(name) for name in _PAIR)
 
-        def attach(path: bytes, places: Sequence[_Place]) -> None:
+        def attach(path: bytes, places: Sequence[Place]) -> None:
             # The return first: a call that is seen to begin is seen to end.
-            made = _one_program(tier, at_return, path, places, at_return=True)
+            made = attach_program(tier, at_return, path, places, of_functions=True, at_return=True)
             try:
-                made += _one_program(tier, entry, path, places)
+                made.take(attach_program(tier, entry, path, places, of_functions=True))
             except OSError:
-                _close(made)
+                made.close()
                 raise
-            links.add(*made)
+            links.take(made)
 
-    by_binary: dict[str, list[_Place]] = defaultdict(list)
+    by_binary: dict[str, list[Place]] = defaultdict(list)
     for target in targets:
-        by_binary[target.binary_path].append(_Place(target.index, target.file_offset))
-    return _attach_binaries(by_binary, attach, tier)
+        by_binary[target.binary_path].append(Place(target.index, target.file_offset))
+    return _attach_binaries(by_binary, attach, loaded, tier)
 
 
 def attach_usdt(
     loaded: Loaded, links: Links, tier: Tier, targets: Sequence[UsdtTarget]
 ) -> dict[int, str]:
-    """Attach to pairs of USDT probes.
+    """Attach to USDT probes: to pairs, which are calls, and to single ones, which are moments.
 
     Returns:
         Why a function is not attached, or not everywhere, by its number.
     """
     refusals: dict[int, str] = {}
-    for name, role in zip(pair_programs_of(tier), ("entry", "return"), strict=True):
-        program = loaded.program_fd(name)
-
-        def attach(path: bytes, places: Sequence[_Place], program: int = program) -> None:
-            links.add(*_one_program(tier, program, path, places))
-
-        by_binary: dict[str, list[_Place]] = defaultdict(list)
+    for role, name in _USDT_PROGRAMS.items():
+        by_binary: dict[str, list[Place]] = defaultdict(list)
         for target in targets:
             if target.role == role:
                 by_binary[target.binary_path].append(
-                    _Place(target.index, target.file_offset, target.semaphore)
+                    Place(target.index, target.file_offset, target.semaphore)
                 )
-        refusals |= _attach_binaries(by_binary, attach, tier)
-    for target in targets:
-        if target.role not in {"entry", "return"}:
-            refusals[target.index] = "a USDT probe without an end cannot be recorded"
+        if not by_binary:
+            continue
+        program = loaded.program_fd(name)
+
+        def attach(path: bytes, places: Sequence[Place], program: int = program) -> None:
+            links.take(attach_program(tier, program, path, places))
+
+        refusals |= _attach_binaries(by_binary, attach, loaded, tier)
     return refusals
 
 
@@ -127,18 +129,18 @@ def attach_registration(
     for library in libraries:
         try:
             with ElfFile(Path(library)) as file:
-                for program, symbol in _REGISTRATION.items():
+                for program, symbol in REGISTRATION.items():
                     value = file.symbol_value(symbol)
                     offset = None if value is None else file.file_offset(value)
                     if offset is None:
                         refusals[library] = f"no function {symbol}"
                         continue
-                    links.add(
-                        *_one_program(
+                    links.take(
+                        attach_program(
                             tier,
                             loaded.program_fd(program),
                             os.fsencode(library),
-                            [_Place(0, offset)],
+                            [Place(0, offset)],
                         )
                     )
         except ProbeFileError as error:
@@ -148,70 +150,19 @@ def attach_registration(
     return refusals
 
 
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _is_perf(tier: Tier) -> bool:
-    return tier is Tier.UPROBE_PERF
-
-
-def _multi(
-    program: int,
-    path: bytes,
-    places: Sequence[_Place],
-    *,
-    session: bool = False,
-    at_return: bool = False,
-) -> int:
-    semaphores = [place.semaphore for place in places]
-    return bpf_syscall.link_create_uprobe_multi(
-        program,
-        path,
-        [place.offset for place in places],
-        [place.function for place in places],
-        ref_ctr_offsets=semaphores if any(semaphores) else None,
-        session=session,
-        at_return=at_return,
-    )
-
-
-def _one_program(
-    tier: Tier, program: int, path: bytes, places: Sequence[_Place], *, at_return: bool = False
-) -> list[int]:
-    """Attach one program to all places; return the descriptors to keep, links first."""
-    if not _is_perf(tier):
-        return [_multi(program, path, places, at_return=at_return)]
-    event_type, return_bit = probe_event_source("uprobe")
-    opened: list[int] = []
-    try:
-        for place in places:
-            config = return_bit if at_return else 0
-            if place.semaphore:
-                config |= place.semaphore << semaphore_shift()
-            event = bpf_syscall.perf_event_open_probe(event_type, config, path, place.offset)
-            opened.append(event)
-            opened.insert(0, bpf_syscall.link_create_perf_event(program, event, place.function))
-    except OSError:
-        _close(opened)
-        raise
-    return opened
-
-
 def _attach_binaries(
-    by_binary: Mapping[str, list[_Place]], attach: _Attach, tier: Tier
+    by_binary: Mapping[str, list[Place]], attach: _Attach, loaded: Loaded, tier: Tier
 ) -> dict[int, str]:
     return {
         place.function: reason
         for binary_path, places in by_binary.items()
-        for place, reason in _attach_binary(binary_path, places, attach, tier)
+        for place, reason in _attach_binary(binary_path, places, attach, loaded, tier)
     }
 
 
 def _attach_binary(
-    binary_path: str, places: list[_Place], attach: _Attach, tier: Tier
-) -> list[tuple[_Place, str]]:
+    binary_path: str, places: list[Place], attach: _Attach, loaded: Loaded, tier: Tier
+) -> list[tuple[Place, str]]:
     """Attach to places of one file, check that the kernel did it, and return what failed.
 
     A probe that cannot be placed fails only in processes that map the file, and is silently dead
@@ -238,20 +189,23 @@ def _attach_binary(
         ]
         places = [place for place in places if place.offset < size]
 
-        def attach_part(part: Sequence[_Place]) -> None:
+        def attach_part(part: Sequence[Place]) -> None:
             attach(path, part)
 
-        if _is_perf(tier):
+        if tier is Tier.UPROBE_PERF:
             parts = [[place] for place in places]
         else:
             suspects = [place for place in places if original[place.offset] in _SUSPECT_BYTES]
             others = [place for place in places if original[place.offset] not in _SUSPECT_BYTES]
             parts = [others, suspects]
+        if tier is Tier.UPROBE_TRACEFS:
+            parts = [part for all_of_them in parts for part in shared_parts(loaded, all_of_them)]
         for part in parts:
             refused += attach_or_bisect(part, attach_part)
-        failed = {place for place, _ in refused}
+        failed = {(place.function, place.offset) for place, _ in refused}
         for place in places if is_checked else ():
+            key = (place.function, place.offset)
             instruction = slice(place.offset, place.offset + _INSTRUCTION_BYTES)
-            if probed[instruction] == original[instruction] and place not in failed:
+            if probed[instruction] == original[instruction] and key not in failed:
                 refused.append((place, _DEAD))
     return refused

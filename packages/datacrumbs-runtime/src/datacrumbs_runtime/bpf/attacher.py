@@ -11,6 +11,7 @@ from datacrumbs_runtime.bpf.features import Tier, best_tier, refusal, tiers_of
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import PROCESS_PROGRAMS, Loaded
 from datacrumbs_runtime.bpf.registry import Registry
+from datacrumbs_runtime.bpf.tracefs_events import remove_left_behind
 from datacrumbs_runtime.errors import KernelError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,16 @@ class Plan:
     kprobe_tiers: Sequence[Tier]
     tracepoint_tier: Tier | None
     refusals: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def places(self) -> int:
+        """How many places share attachments at most."""
+        of_user = len(self.registry.uprobes) + len(self.registry.usdt)
+        of_user += len(attach_uprobes.REGISTRATION) * len(self.client_libraries)
+        of_kernel = len(self.registry.kprobes)
+        return of_user * (self.uprobe_tier is Tier.UPROBE_TRACEFS) + of_kernel * (
+            Tier.KPROBE_TRACEFS in self.kprobe_tiers
+        )
 
 
 def plan(
@@ -75,21 +86,29 @@ def plan(
         if registry.uprobes:
             programs |= attach_uprobes.programs_of(uprobe)
         if registry.usdt:
-            programs |= attach_uprobes.pair_programs_of(uprobe)
+            programs |= attach_uprobes.usdt_programs_of(uprobe, registry.usdt)
         if client_libraries:
             programs |= attach_uprobes.registration_programs_of(uprobe)
     kprobe = best_or_none("kprobe", bool(registry.kprobes))
     kprobes: list[Tier] = []
     if kprobe is not None:
-        kprobes = [kprobe]
-        # Perf events take what other tiers do not.
-        if kprobe is not Tier.KPROBE_PERF and refusal(Tier.KPROBE_PERF) is None:
-            kprobes.append(Tier.KPROBE_PERF)
-        programs |= attach_kprobes.programs_of(kprobe)
+        kprobes = _kprobe_tiers(kprobe, len(registry.kprobes))
+        programs |= attach_kprobes.programs_of(kprobes[0])
     tracepoint = best_or_none("tracepoint", bool(registry.tracepoints))
     if tracepoint is not None:
         programs |= attach_tracepoints.programs_of(tracepoint, registry.tracepoints)
     return Plan(registry, client_libraries, programs, uprobe, tuple(kprobes), tracepoint, refusals)
+
+
+def _kprobe_tiers(best: Tier, functions: int) -> list[Tier]:
+    # The lower ones take what others do not.
+    lower = [Tier.KPROBE_TRACEFS, Tier.KPROBE_PERF]
+    if best in lower:
+        lower = lower[lower.index(best) + 1 :]
+    lower = [tier for tier in lower if refusal(tier) is None]
+    if best is Tier.KPROBE_FENTRY and functions > attach_kprobes.FENTRY_FUNCTIONS and lower:
+        return lower
+    return [best, *lower]
 
 
 def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
@@ -108,6 +127,8 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
     refusals: dict[int, str] = {}
     unregistrable: dict[str, str] = {}
     tiers: dict[str, str] = {}
+    if chosen.places:
+        remove_left_behind()
     attach_tracepoints.attach_fixed(loaded, links, syscalls=bool(registry.syscalls))
     if registry.syscalls:
         tiers["syscalls"] = SYSCALLS_TIER

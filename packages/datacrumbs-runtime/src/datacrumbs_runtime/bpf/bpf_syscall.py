@@ -52,6 +52,7 @@ ATTACH_UPROBE_SESSION = 57
 # BPF_F_UPROBE_MULTI_RETURN and BPF_F_KPROBE_MULTI_RETURN
 _MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTRIBUTE_BYTES = 128
 _LOAD_ATTEMPTS = 5
 # Where bpf(2) answers how many elements a batch had; room for the position in a hash map.
@@ -355,6 +356,19 @@ def perf_event_open_probe(event_type: int, config: int, target: bytes, offset: i
         offset: File offset, or offset within the kernel function, in bytes.
     """
     text = _input(target + b"\0")
+    return _perf_event_open(event_type, config, _address(text), offset)
+
+
+def perf_event_open_tracepoint(number: int) -> int:
+    """Open a perf event of an event of tracefs, for all processes.
+
+    Args:
+        number: What its file ``id`` says.
+    """
+    return _perf_event_open(_PERF_TYPE_TRACEPOINT, number)
+
+
+def _perf_event_open(event_type: int, config: int, config1: int = 0, config2: int = 0) -> int:
     attributes = ctypes.create_string_buffer(
         struct.pack(
             "=IIQQQQQIIQQ",
@@ -362,8 +376,8 @@ def perf_event_open_probe(event_type: int, config: int, target: bytes, offset: i
             _PERF_ATTRIBUTE_BYTES,
             config,
             *(0, 0, 0, 0, 0, 0),
-            _address(text),
-            offset,
+            config1,
+            config2,
         ),
         _PERF_ATTRIBUTE_BYTES,
     )

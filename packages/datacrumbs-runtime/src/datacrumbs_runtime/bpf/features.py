@@ -8,12 +8,14 @@ between versions.
 import errno
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.libbpf import Btf
+from datacrumbs_runtime.bpf.tracefs_events import SharedEvent, user_place
 from datacrumbs_runtime.errors import KernelError
 
 EVENT_SOURCES = Path("/sys/bus/event_source/devices")
@@ -31,10 +33,12 @@ class Tier(str, Enum):
 
     UPROBE_SESSION = "uprobe.session"
     UPROBE_MULTI = "uprobe.multi"
+    UPROBE_TRACEFS = "uprobe.tracefs"
     UPROBE_PERF = "uprobe.perf"
     KPROBE_SESSION = "kprobe.session"
     KPROBE_MULTI = "kprobe.multi"
     KPROBE_FENTRY = "kprobe.fentry"
+    KPROBE_TRACEFS = "kprobe.tracefs"
     KPROBE_PERF = "kprobe.perf"
     TRACEPOINT_COOKIE = "tracepoint.cookie"
     TRACEPOINT_SINGLE = "tracepoint.single"
@@ -184,13 +188,33 @@ def _try_perf(kind: str) -> None:
 
 
 def _open_uprobe_on_nothing(event_type: int) -> int:
+    with _file_of_nobody() as file:
+        return bpf_syscall.perf_event_open_probe(event_type, 0, b"/proc/self/fd/%d" % file, 0)
+
+
+@contextmanager
+def _file_of_nobody() -> Iterator[int]:
     # A file in memory that nobody maps: the event is as real as any other and disturbs nobody.
     file = os.memfd_create("datacrumbs", os.MFD_CLOEXEC)
     try:
         os.write(file, bytes(64))
-        return bpf_syscall.perf_event_open_probe(event_type, 0, b"/proc/self/fd/%d" % file, 0)
+        yield file
     finally:
         os.close(file)
+
+
+def _try_tracefs(kind: str) -> None:
+    # Opening an event of tracefs works wherever there are perf events; defining one may not.
+    # Closing one takes 0.1 s on the kernels that need this tier, so that is not tried.
+    event = SharedEvent(kind)
+    try:
+        if kind == "kprobe":
+            event.add(_QUIET_FUNCTION.encode())
+        else:
+            with _file_of_nobody() as file:
+                event.add(user_place(b"/proc/self/fd/%d" % file, file, 0))
+    finally:
+        event.remove()
 
 
 def _try_tracepoint_cookie() -> None:
@@ -220,10 +244,12 @@ def _try_tracepoint() -> None:
 _TRIALS: Mapping[Tier, Callable[[], None]] = {
     Tier.UPROBE_SESSION: lambda: _try_uprobe_multi(True),
     Tier.UPROBE_MULTI: lambda: _try_uprobe_multi(False),
+    Tier.UPROBE_TRACEFS: lambda: _try_tracefs("uprobe"),
     Tier.UPROBE_PERF: lambda: _try_perf("uprobe"),
     Tier.KPROBE_SESSION: lambda: _try_kprobe_multi(True),
     Tier.KPROBE_MULTI: lambda: _try_kprobe_multi(False),
     Tier.KPROBE_FENTRY: _try_fentry,
+    Tier.KPROBE_TRACEFS: lambda: _try_tracefs("kprobe"),
     Tier.KPROBE_PERF: lambda: _try_perf("kprobe"),
     Tier.TRACEPOINT_COOKIE: _try_tracepoint_cookie,
     Tier.TRACEPOINT_SINGLE: _try_tracepoint,

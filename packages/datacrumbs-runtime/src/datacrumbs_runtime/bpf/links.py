@@ -16,6 +16,7 @@ class Links:
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
+        self._afterwards: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
         return len(self._descriptors)
@@ -24,10 +25,24 @@ class Links:
         """Take over descriptors: a link, then what it needs to stay open."""
         self._descriptors.extend(descriptors)
 
+    def afterwards(self, work: Callable[[], None]) -> None:
+        """Take over what must be done when everything is detached."""
+        self._afterwards.append(work)
+
+    def take(self, other: "Links") -> None:
+        """Take over everything that others own."""
+        self._descriptors += other._descriptors
+        self._afterwards += other._afterwards
+        other._descriptors, other._afterwards = [], []
+
     def close(self) -> None:
         """Detach everything; returns when it is detached."""
         descriptors, self._descriptors = self._descriptors, []
-        in_threads(descriptors, os.close)
+        afterwards, self._afterwards = self._afterwards, []
+        try:
+            in_threads(descriptors, os.close)
+        finally:
+            in_threads(afterwards, lambda work: work())
 
 
 def in_threads(

@@ -6,6 +6,7 @@ runtime sees them. Attaching is the business of the attach modules.
 
 import array
 import errno
+import itertools
 import mmap
 import os
 import resource
@@ -51,6 +52,7 @@ class LoadSettings:
         ring_buffers_total_bytes: All event rings together have at most this size.
         strings_buffer_bytes: Size of the ring of strings.
         profile_entries: How many sums fit between two readings of the profile.
+        places: How many places share attachments; see :meth:`Loaded.share`.
     """
 
     functions: Sequence[bytes]
@@ -67,6 +69,7 @@ class LoadSettings:
     ring_buffers_total_bytes: int = 1 << 30
     strings_buffer_bytes: int = 8 << 20
     profile_entries: int = 65536
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Loaded:
         self._object_path = object_path
         self._objects: list[Object] = []
         self._memory: dict[str, mmap.mmap] = {}
+        self.place_numbers = itertools.count()
         self.events: tuple[Ring, ...] = ()
         raise_soft_limits()
         try:
@@ -160,6 +164,7 @@ class Loaded:
         maps["functions"].set_max_entries(max(1, len(settings.functions)))
         maps["tracepoints"].set_max_entries(max(1, len(settings.tracepoints)))
         maps["profile"].set_max_entries(settings.profile_entries)
+        maps["places"].set_max_entries(max(1, settings.places))
 
     def _connect(self) -> None:
         settings, maps = self._settings, self._object.maps
@@ -192,6 +197,16 @@ class Loaded:
     def program_fd(self, name: str) -> int:
         """Return the descriptor of a loaded program; it belongs to this object."""
         return self._object.programs[name].fd
+
+    def share(self, place: int, function: int) -> None:
+        """Say which function is at a place whose attachment others share.
+
+        Args:
+            place: The key in the map ``places``: see bpf/functions.bpf.h.
+            function: Its row.
+        """
+        key, value = struct.pack("=Q", place), struct.pack("=I", function)
+        bpf_syscall.map_update(self._object.maps["places"].fd, key, value)
 
     def load_again(
         self,
