@@ -11,7 +11,7 @@ from datacrumbs_runtime.bpf.kernel_symbols import function_addresses
 from datacrumbs_runtime.bpf.layout import COOKIE_SHARED_BIT
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded
-from datacrumbs_runtime.bpf.registry import KprobeTarget
+from datacrumbs_runtime.bpf.targets import KprobeTarget
 from datacrumbs_runtime.bpf.tracefs_events import EVENT_PLACES, SharedEvent
 from datacrumbs_runtime.errors import KernelError
 

@@ -13,7 +13,7 @@ from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded
-from datacrumbs_runtime.bpf.registry import UprobeTarget, UsdtTarget
+from datacrumbs_runtime.bpf.targets import UprobeTarget, UsdtTarget
 from datacrumbs_runtime.bpf.uprobe_links import (
     Place,
     attach_program,

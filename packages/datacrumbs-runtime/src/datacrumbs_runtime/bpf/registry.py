@@ -4,32 +4,25 @@ Every function of the probe file becomes a row of the map ``functions``; its num
 that attached probes carry. Nothing here needs privileges or changes the kernel.
 """
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from datacrumbs_runtime.bpf import aio_table, c_streams, usdt_arguments
-from datacrumbs_runtime.bpf.argument_formats import (
-    distinct,
-    fitting,
-    function_values,
-    number_format,
-    plain_type,
-    return_flags,
-)
+from datacrumbs_runtime.bpf.argument_formats import function_values, return_flags
 from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
 from datacrumbs_runtime.bpf.kernel_btf import KernelTypes
 from datacrumbs_runtime.bpf.layout import FunctionFlag, Mode
 from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, numbers, plain_name
+from datacrumbs_runtime.bpf.targets import KprobeTarget, UprobeTarget, UsdtTarget
 from datacrumbs_runtime.bpf.tracepoint_rows import (
     TracepointTarget,
     tracepoint_targets,
     tracepoint_values,
 )
-from datacrumbs_runtime.bpf.values import Value, number, text
+from datacrumbs_runtime.bpf.values import Value
 from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import (
     Argument,
@@ -44,61 +37,6 @@ STREAM_CATEGORY = "STDIO"
 _MODES = {"trace": int(Mode.TRACE), "profile": int(Mode.PROFILE)}
 _USDT_ENTRY = "__entry"
 _USDT_RETURN = "__return"
-
-
-@dataclass(frozen=True, slots=True)
-class UprobeTarget:
-    """A function of a program or library.
-
-    Attributes:
-        index: Its number in the map ``functions``.
-        name: Name as in the probe file.
-        binary_path: The ELF file.
-        file_offset: Where the probe goes, in bytes.
-        symbol: Its symbol, for messages.
-    """
-
-    index: int
-    name: str
-    binary_path: str
-    file_offset: int
-    symbol: str
-
-
-@dataclass(frozen=True, slots=True)
-class UsdtTarget:
-    """A place of a USDT probe.
-
-    Attributes:
-        index: Its number in the map ``functions``.
-        name: Name of the function in the probe file.
-        binary_path: The ELF file.
-        file_offset: Where the probe goes, in bytes.
-        semaphore: File offset of its semaphore; 0: it has none.
-        role: ``entry`` or ``return`` of a pair, or ``instant``.
-    """
-
-    index: int
-    name: str
-    binary_path: str
-    file_offset: int
-    semaphore: int
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class KprobeTarget:
-    """A function of the kernel.
-
-    Attributes:
-        index: Its number in the map ``functions``.
-        name: Name as in the probe file.
-        symbol: The kernel's symbol.
-    """
-
-    index: int
-    name: str
-    symbol: str
 
 
 class Refused(NamedTuple):
@@ -348,7 +286,9 @@ class _Builder:
             if not points:
                 self._refuse(category, name, "the probe file does not say where it is")
                 continue
-            values, missing = _usdt_values(category.arguments.get(name, ()), points[0].arguments)
+            values, missing = usdt_arguments.usdt_values(
+                category.arguments.get(name, ()), points[0].arguments
+            )
             self._note_missing(category, name, missing)
             index = self._add_row(category, name, values, name, int(FunctionFlag.NO_RETURN))
             role = "entry" if points is pair else "instant"
@@ -414,31 +354,3 @@ def _function_result(
         shown_as = c_streams.plain_name(symbol) or symbol
     extra = "" if shown_as == symbol else f'"symbol":"{symbol}"'
     return shown_as, int(stream.flags), extra, stream.unit
-
-
-def _usdt_values(
-    arguments: tuple[Argument, ...], specification: str
-) -> tuple[tuple[Value, ...], tuple[str, ...]]:
-    """Return the values of a USDT probe, and the labels of those that are out of reach."""
-    operands = usdt_arguments.parse(specification)
-    values = []
-    missing = []
-    for argument in arguments or _unnamed(operands):
-        operand = operands[argument.index] if argument.index < len(operands) else None
-        if operand is None or operand.position is None:
-            missing.append(argument.label)
-        elif plain_type(argument.c_type) == "char *":
-            values.append(text(argument.label, operand.position))
-        else:
-            shown_as = number_format(
-                argument.c_type, operand.num_bytes, is_pointer=argument.is_pointer
-            )
-            values.append(number(argument.label, operand.position, shown_as or "u64"))
-    fits, cut = fitting(distinct(values))
-    return fits, (*missing, *cut)
-
-
-def _unnamed(operands: tuple[usdt_arguments.UsdtOperand, ...]) -> Iterator[Argument]:
-    for index, operand in enumerate(operands):
-        sign = "" if operand.is_signed else "unsigned "
-        yield Argument(index, operand.num_bytes, False, f"arg{index}", f"{sign}int")

@@ -5,7 +5,12 @@ A probe's note describes each argument as ``SIZE@OPERAND`` in assembler syntax, 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from datacrumbs_runtime.bpf.argument_formats import distinct, fitting, number_format, plain_type
+from datacrumbs_runtime.bpf.values import Value, number, text
+from datacrumbs_runtime.schema.probe_file import Argument
 
 # Registers by position among the arguments of a function call, in all their widths.
 _ARGUMENT_REGISTERS = {
@@ -52,3 +57,36 @@ def parse(specification: str) -> tuple[UsdtOperand, ...]:
         position = _ARGUMENT_REGISTERS.get(register["name"]) if register else None
         operands.append(UsdtOperand(abs(size), size < 0, position, match["operand"]))
     return tuple(operands)
+
+
+def usdt_values(
+    arguments: tuple[Argument, ...], specification: str
+) -> tuple[tuple[Value, ...], tuple[str, ...]]:
+    """Return the values of a USDT probe, and the labels of those that are out of reach.
+
+    Args:
+        arguments: What the probe file says of them; empty: all are numbers without a name.
+        specification: What the probe's note says of them.
+    """
+    operands = parse(specification)
+    values = []
+    missing = []
+    for argument in arguments or _unnamed(operands):
+        operand = operands[argument.index] if argument.index < len(operands) else None
+        if operand is None or operand.position is None:
+            missing.append(argument.label)
+        elif plain_type(argument.c_type) == "char *":
+            values.append(text(argument.label, operand.position))
+        else:
+            shown_as = number_format(
+                argument.c_type, operand.num_bytes, is_pointer=argument.is_pointer
+            )
+            values.append(number(argument.label, operand.position, shown_as or "u64"))
+    fits, cut = fitting(distinct(values))
+    return fits, (*missing, *cut)
+
+
+def _unnamed(operands: tuple[UsdtOperand, ...]) -> Iterator[Argument]:
+    for index, operand in enumerate(operands):
+        sign = "" if operand.is_signed else "unsigned "
+        yield Argument(index, operand.num_bytes, False, f"arg{index}", f"{sign}int")

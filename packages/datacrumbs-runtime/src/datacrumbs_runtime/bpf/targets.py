@@ -1,0 +1,58 @@
+"""Where probes go: functions of programs, of the kernel, and places of USDT probes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class UprobeTarget:
+    """A function of a program or library.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name as in the probe file.
+        binary_path: The ELF file.
+        file_offset: Where the probe goes, in bytes.
+        symbol: Its symbol, for messages.
+    """
+
+    index: int
+    name: str
+    binary_path: str
+    file_offset: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsdtTarget:
+    """A place of a USDT probe.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name of the function in the probe file.
+        binary_path: The ELF file.
+        file_offset: Where the probe goes, in bytes.
+        semaphore: File offset of its semaphore; 0: it has none.
+        role: ``entry`` or ``return`` of a pair, or ``instant``.
+    """
+
+    index: int
+    name: str
+    binary_path: str
+    file_offset: int
+    semaphore: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class KprobeTarget:
+    """A function of the kernel.
+
+    Attributes:
+        index: Its number in the map ``functions``.
+        name: Name as in the probe file.
+        symbol: The kernel's symbol.
+    """
+
+    index: int
+    name: str
+    symbol: str
