@@ -29,7 +29,7 @@ def compile_library(scratch: Path, name: str, source: Path | None = None) -> Pat
     """Compile ``name.c`` to a shared library and return its path."""
     target = scratch / f"lib{name}.so"
     source = source or HERE / f"{name}.c"
-    # Functions begin with a nop, which the kernel emulates, as it does the push that most begin with.
+    # Functions begin with a nop, which the kernel emulates; so it does the push of most functions.
     flags = ("-O2", "-fpatchable-function-entry=1", "-shared", "-fPIC")
     _run(_compiler("cc", "gcc"), *flags, "-o", target, source)
     return target
