@@ -42,7 +42,10 @@ def test_types(package: str) -> None:
 
 
 def test_types_of_tools() -> None:
-    check(script("mypy"), "tests", f"{RUNTIME}/tools", f"{RUNTIME}/hatch_build.py")
+    check(
+        *(script("mypy"), "tests", "benchmarks", f"{RUNTIME}/hatch_build.py"),
+        *(f"{RUNTIME}/tools", f"{UTILS}/tools"),
+    )
 
 
 def test_import_contracts() -> None:
