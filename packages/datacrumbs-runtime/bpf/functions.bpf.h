@@ -154,16 +154,17 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 
 static __always_inline int session(struct pt_regs *ctx)
 {
-	__u64 now = bpf_ktime_get_ns();
+	struct dc_thread *thread;
+	__u64 end_ns;
 
-	if (!bpf_session_is_return()) {
-		struct dc_thread *thread = recorded_thread();
-
-		/* 1: no return probe for a call that is not recorded */
-		return thread ? session_entry(ctx, thread, bpf_get_attach_cookie(ctx)) : 1;
+	if (bpf_session_is_return()) {
+		end_ns = bpf_ktime_get_ns();
+		session_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), end_ns);
+		return 0;
 	}
-	session_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), now);
-	return 0;
+	thread = recorded_thread();
+	/* 1: no return probe for a call that is not recorded */
+	return thread ? session_entry(ctx, thread, bpf_get_attach_cookie(ctx)) : 1;
 }
 
 SEC("uprobe")

@@ -94,10 +94,10 @@ int BPF_PROG(dc_sys_enter, struct pt_regs *regs, long number)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(dc_sys_exit, struct pt_regs *regs, long ret)
 {
-	__u64 end_ns = bpf_ktime_get_ns();
 	__u32 system_call = selected(number_of(regs));
 	struct dc_function *function;
 	struct dc_thread *thread;
+	__u64 end_ns;
 
 	if (!system_call)
 		return 0;
@@ -108,6 +108,8 @@ int BPF_PROG(dc_sys_exit, struct pt_regs *regs, long ret)
 	thread = recorded_thread();
 	if (!thread)
 		return 0;
+	/* not before: most callers are not recorded, and asking for the time is what costs most */
+	end_ns = bpf_ktime_get_ns();
 	if (thread->system_call != system_call) {
 		/* it was in flight when the recording began */
 		if (!is_compat_call())

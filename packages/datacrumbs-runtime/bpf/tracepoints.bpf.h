@@ -155,16 +155,17 @@ __noinline int dc_take_span(void)
 
 static __always_inline int tracepoint(void *ctx, struct dc_tracepoint_arguments *arguments)
 {
-	__u64 now = bpf_ktime_get_ns();
 	struct dc_span_key key = {};
 	struct dc_function *function;
 	struct dc_tracepoint *point;
 	struct dc_new_span *made;
 	struct dc_owner owner;
 	__u32 index;
+	__u64 now;
 
 	if (!dc_control.recording)
 		return 0;
+	now = bpf_ktime_get_ns();
 	/* raw tracepoints have a cookie since Linux 6.10 (68ca5d4eebb8) */
 	index = dc_single_tracepoint != DC_NO_FUNCTION ? dc_single_tracepoint
 						       : bpf_get_attach_cookie(ctx);
