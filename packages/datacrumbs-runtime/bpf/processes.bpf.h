@@ -13,6 +13,7 @@
 
 #define DC_KERNEL_THREAD 0x00200000 /* PF_KTHREAD */
 #define DC_CGROUP_LEVELS 16
+#define DC_CONTROLLERS 16
 #define DC_COMM_BYTES 16
 
 /* First sight of a thread, or registrations have changed: ask the leader. */
@@ -54,10 +55,41 @@ static __always_inline struct dc_thread *recorded_thread(void)
 	return adopt_thread(task, thread);
 }
 
+/* The controller state of a task in a hierarchy of the old kind (v1). */
+static __always_inline struct cgroup_subsys_state *state_in(struct css_set *set, int hierarchy)
+{
+	struct cgroup_subsys_state *state;
+
+	for (int i = 0; i < DC_CONTROLLERS; i++) {
+		if (i * sizeof(state) >= bpf_core_field_size(set->subsys))
+			break;
+		bpf_probe_read_kernel(&state, sizeof(state), &set->subsys[i]);
+		if (BPF_CORE_READ(state, cgroup, root, hierarchy_id) == hierarchy)
+			return state;
+	}
+	return NULL;
+}
+
+static __noinline int dc_is_in_old_cgroup(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct cgroup_subsys_state *state;
+
+	state = state_in(BPF_CORE_READ(task, cgroups), dc_owner_hierarchy);
+	for (int level = 0; level < DC_CGROUP_LEVELS && state; level++) {
+		if (BPF_CORE_READ(state, cgroup, kn, id) == dc_owner_cgroup)
+			return 1;
+		state = BPF_CORE_READ(state, parent);
+	}
+	return 0;
+}
+
 static __always_inline int is_in_owner_cgroup(void)
 {
 	if (!dc_owner_cgroup)
 		return 1;
+	if (dc_owner_hierarchy)
+		return dc_is_in_old_cgroup();
 	for (int level = 0; level < DC_CGROUP_LEVELS; level++) {
 		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 

@@ -233,11 +233,15 @@ def test_nothing_that_can_be_attached_is_a_failed_start(site: Site, library: Pat
     assert site.trace_paths() == []
 
 
-@pytest.mark.parametrize("tier", ["uprobe.session", "uprobe.multi", "uprobe.perf"])
+TIERS = ("uprobe.session", "uprobe.multi", "uprobe.perf")
+
+
+@pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_gives_the_same_trace(site: Site, library: Path, tier: str) -> None:
     probes = site.probe_file(ALICE, [functions(library)])
     with site.running("run1", probes, "--max-tier", tier) as daemon:
-        assert daemon.status()["tiers"]["uprobe"] == tier
+        # A kernel that lacks it takes one below.
+        assert daemon.status()["tiers"]["uprobe"] in TIERS[TIERS.index(tier) :]
         work(site)
     assert counts(site, "run1") == {"work_add": 50, "work_say": 20}
 

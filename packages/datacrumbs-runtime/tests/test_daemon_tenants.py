@@ -174,15 +174,15 @@ def test_process_that_becomes_another_user_is_recorded_no_further_than_its_exec(
     assert str(after) not in files
 
 
-def cgroup_root() -> Path | None:
-    mount = unified_mount()
-    return mount if mount is not None and os.access(mount, os.W_OK) else None
+def cgroup_roots() -> list[Path]:
+    """Return where control groups can be made: the unified hierarchy and an old one."""
+    roots = [unified_mount(), Path("/sys/fs/cgroup/freezer")]
+    return [root for root in roots if root is not None and os.access(root, os.W_OK)]
 
 
-@pytest.mark.skipif(cgroup_root() is None, reason="no writable cgroup v2 hierarchy")
-def test_only_processes_of_the_jobs_cgroup_register(site: Site) -> None:
-    root = cgroup_root()
-    assert root is not None
+@pytest.mark.skipif(not cgroup_roots(), reason="no writable hierarchy of control groups")
+@pytest.mark.parametrize("root", cgroup_roots(), ids=lambda root: root.name)
+def test_only_processes_of_the_jobs_cgroup_register(site: Site, root: Path) -> None:
     job = root / f"datacrumbs-test-{os.getpid()}"
     step = job / "step"
     step.mkdir(parents=True)

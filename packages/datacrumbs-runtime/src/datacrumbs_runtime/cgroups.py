@@ -1,43 +1,80 @@
-"""Control groups by path: the id by which the programs know one."""
+"""Control groups by path: the ids by which the programs know one."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
 
 MOUNTS = Path("/proc/self/mounts")
+CONTROLLERS = Path("/proc/cgroups")
 
 
-def cgroup_id(path: Path) -> int:
-    """Return the id of a cgroup.
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A control group.
+
+    Attributes:
+        id: What tells it from others of its hierarchy.
+        hierarchy: Number of the hierarchy; 0: the unified one (v2).
+    """
+
+    id: int
+    hierarchy: int
+
+
+def find_cgroup(path: Path) -> Cgroup:
+    """Return a control group of either kind.
 
     Args:
-        path: Its directory, or its name below the mount point, as in /proc/PID/cgroup.
+        path: Its directory, or its name in the unified hierarchy, as in /proc/PID/cgroup.
 
     Raises:
-        ConfigurationError: It is not there, or not in the unified hierarchy (v2).
+        ConfigurationError: It is not there, or is no control group with a controller.
     """
-    mount = unified_mount()
+    unified = unified_mount()
     directory = path
-    if mount is not None and not path.is_relative_to("/sys"):
-        directory = mount / str(path).lstrip("/")
+    if unified is not None and not path.is_relative_to("/sys"):
+        directory = unified / str(path).lstrip("/")
     try:
         status = directory.stat()
     except OSError as error:
         raise ConfigurationError(f"--cgroup: {directory}: {error.strerror}") from error
-    if mount is None or status.st_dev != mount.stat().st_dev:
-        raise ConfigurationError(
-            f"--cgroup: {directory}: not a cgroup of the unified hierarchy (v2)",
-            hint="the line that begins with 0:: in /proc/PID/cgroup names it",
-        )
-    # The inode number of a cgroup's directory is its id: kernfs_id() in the kernel.
-    return status.st_ino
+    for mount, kind, options in _mounts():
+        try:
+            is_here = kind in ("cgroup", "cgroup2") and mount.stat().st_dev == status.st_dev
+        except OSError:
+            continue
+        hierarchy = _hierarchy(kind, options) if is_here else None
+        if hierarchy is not None:
+            # The inode number of a cgroup's directory is its id: kernfs_id() in the kernel.
+            return Cgroup(status.st_ino, hierarchy)
+    raise ConfigurationError(
+        f"--cgroup: {directory}: no control group with a controller",
+        hint="the line that begins with 0:: in /proc/PID/cgroup names one",
+    )
 
 
 def unified_mount() -> Path | None:
     """Return where the unified hierarchy is mounted, or None."""
+    return next((mount for mount, kind, _ in _mounts() if kind == "cgroup2"), None)
+
+
+def _mounts() -> list[tuple[Path, str, frozenset[str]]]:
+    """Return directory, type and options of all mounts."""
+    found = []
     for line in os.fsdecode(MOUNTS.read_bytes()).splitlines():
-        _, directory, kind, *_ = line.split(" ")
-        if kind == "cgroup2":
-            return Path(directory.replace("\\040", " "))
+        _, directory, kind, options, *_ = line.split(" ")
+        found.append((Path(directory.replace("\\040", " ")), kind, frozenset(options.split(","))))
+    return found
+
+
+def _hierarchy(kind: str, options: frozenset[str]) -> int | None:
+    """Return the number of a mounted hierarchy, or None: it has no controller."""
+    if kind == "cgroup2":
+        return 0
+    for line in CONTROLLERS.read_text().splitlines():
+        name, number, *_ = line.split()
+        if name in options and number != "0":
+            return int(number)
     return None

@@ -318,6 +318,7 @@ class Engine:
             renaming_syscalls=built.renaming_syscalls,
             owner_uid=settings.owner_uid,
             owner_cgroup=settings.owner_cgroup,
+            owner_hierarchy=settings.owner_hierarchy,
             string_bytes=settings.string_capture_bytes,
             include_kernel_threads=settings.include_kernel_threads,
             ring_buffer_bytes=settings.ring_buffer_bytes,

@@ -29,7 +29,8 @@ class RunSettings:
             until it calms down; 0: never.
         profile_entries: How many functions of processes on CPUs can be counted in one interval.
         owner_uid: Only processes of this user can register; None: of anybody.
-        owner_cgroup: Only processes in this cgroup (v2 id) can register; None: anywhere.
+        owner_cgroup: Only processes in this cgroup (its id) can register; None: anywhere.
+        owner_hierarchy: The hierarchy of that cgroup; 0: the unified one (v2).
         include_kernel_threads: Whether tracepoints also record threads of the kernel.
         client_libraries: Files with ``datacrumbs_start`` and ``datacrumbs_stop``, by which
             processes register themselves.
@@ -50,6 +51,7 @@ class RunSettings:
     profile_entries: int = 65536
     owner_uid: int | None = None
     owner_cgroup: int | None = None
+    owner_hierarchy: int = 0
     include_kernel_threads: bool = False
     client_libraries: tuple[Path, ...] = ()
     max_tier: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
-from datacrumbs_runtime.cgroups import cgroup_id
+from datacrumbs_runtime.cgroups import find_cgroup
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
 from datacrumbs_runtime.errors import AttachError, UsageError
 from datacrumbs_runtime.known_failures import KnownFailures
@@ -228,6 +228,7 @@ def _engine(
 ) -> Engine:
     config = request.config
     name = trace_name(request, account)
+    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup)
     settings = RunSettings(
         mode=config.mode,
         ring_buffer_bytes=config.ring_buffer_bytes,
@@ -238,7 +239,8 @@ def _engine(
         profile_interval_s=config.profile_interval_s,
         throttle_calls_per_s=config.throttle_calls_per_s,
         owner_uid=account.uid,
-        owner_cgroup=None if request.cgroup is None else cgroup_id(request.cgroup),
+        owner_cgroup=None if cgroup is None else cgroup.id,
+        owner_hierarchy=0 if cgroup is None else cgroup.hierarchy,
         include_kernel_threads=config.kernel_threads,
         client_libraries=(config.client_lib,),
         max_tier=config.max_tier or None,

@@ -45,7 +45,8 @@ class LoadSettings:
         renaming_syscalls: Numbers of the system calls that give files other names, recorded or not.
         programs: The programs to load, and the attach type of those that can have several.
         owner_uid: Only processes of this user can register; None: of anybody.
-        owner_cgroup: Only processes in this cgroup (v2 id) can register; None: anywhere.
+        owner_cgroup: Only processes in this cgroup (its id) can register; None: anywhere.
+        owner_hierarchy: The hierarchy of that cgroup; 0: the unified one (v2).
         string_bytes: Longest captured text.
         include_kernel_threads: Whether tracepoints also record threads of the kernel.
         ring_buffer_bytes: Size of the event ring of each CPU that is online.
@@ -63,6 +64,7 @@ class LoadSettings:
     renaming_syscalls: frozenset[int] = frozenset()
     owner_uid: int | None = None
     owner_cgroup: int | None = None
+    owner_hierarchy: int = 0
     string_bytes: int = 64
     include_kernel_threads: bool = False
     ring_buffer_bytes: int = 16 << 20
@@ -152,6 +154,7 @@ class Loaded:
             "dc_aio_functions": requests.tobytes(),
             "dc_owner_uid": struct.pack("=I", owner),
             "dc_owner_cgroup": struct.pack("=Q", settings.owner_cgroup or 0),
+            "dc_owner_hierarchy": struct.pack("=I", settings.owner_hierarchy),
             "dc_string_bytes": struct.pack("=I", settings.string_bytes),
             "dc_include_kernel_threads": struct.pack("=I", settings.include_kernel_threads),
             "dc_base_ns": struct.pack("=Q", time.monotonic_ns()),
