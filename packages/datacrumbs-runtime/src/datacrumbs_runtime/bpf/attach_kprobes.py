@@ -16,8 +16,8 @@ from datacrumbs_runtime.bpf.tracefs_events import EVENT_PLACES, SharedEvent
 from datacrumbs_runtime.errors import KernelError
 
 _ENTRY, _RETURN = "dc_kprobe_entry", "dc_kprobe_return"
-# The programs of fentry are loaded for each function: more are attached by events of tracefs.
-FENTRY_FUNCTIONS = 64
+# The programs of fentry are loaded once for each function: more share events of tracefs.
+FENTRY_FUNCTIONS = 16
 _MOST_CALLS_AT_ONCE = 4096
 _Refused = list[tuple[KprobeTarget, str]]
 
