@@ -233,7 +233,7 @@ def test_nothing_that_can_be_attached_is_a_failed_start(site: Site, library: Pat
     assert site.trace_paths() == []
 
 
-TIERS = ("uprobe.session", "uprobe.multi", "uprobe.perf")
+TIERS = ("uprobe.session", "uprobe.multi", "uprobe.tracefs", "uprobe.perf")
 
 
 @pytest.mark.parametrize("tier", TIERS)
