@@ -27,6 +27,16 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def vm(session: nox.Session) -> None:
+    """Run the tests of attaching on the newest kernel of /boot, in a virtual machine."""
+    tool = "tools/kernel-vm.sh"
+    missing = session.run(tool, "--check", external=True, silent=True, success_codes=[0, 77])
+    if missing:
+        session.skip(str(missing).strip())
+    session.run(tool, *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Print the table of costs beside other tracers, as root on this kernel."""
     session.run("python3", "-m", "benchmarks", *session.posargs, external=True)

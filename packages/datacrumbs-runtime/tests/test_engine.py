@@ -254,7 +254,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("max_tier", ["uprobe.session", "uprobe.multi", "uprobe.perf"])
+TIERS = ["uprobe.session", "uprobe.multi", "uprobe.tracefs", "uprobe.perf"]
+
+
+@pytest.mark.parametrize("max_tier", TIERS)
 def test_recursion_nests(tmp_path: Path, library: Path, max_tier: str) -> None:
     functions = Category(ProbeType.UPROBE, "LIB", ("leaf", "deep"), binary_path=str(library))
     program = """
