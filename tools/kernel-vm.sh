@@ -52,8 +52,10 @@ fi
 # A machine that does nothing runs until it is stopped, unless KVM is there in name only.
 acceleration=()
 runs=0
-timeout 3 qemu-system-x86_64 -accel kvm -cpu host -display none -serial none -monitor none -S \
-	>/dev/null 2>&1 || runs=$?
+(
+	timeout 3 qemu-system-x86_64 -accel kvm -cpu host -display none -serial none -monitor none -S
+	exit $?
+) >/dev/null 2>&1 || runs=$?
 [[ $runs == 124 ]] || acceleration=(--disable-kvm)
 arguments=$(printf ' %q' "$@")
 [[ $# -gt 0 ]] || arguments=

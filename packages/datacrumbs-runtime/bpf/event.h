@@ -22,7 +22,7 @@
 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above */
 #define DC_HISTOGRAM_SLOTS 32
 #define DC_NO_FUNCTION 0xffffffff
-/* Attach cookies of attachments that many places share, see functions.bpf.h; others are functions
+/* Attach cookies of attachments that many places share, see places.bpf.h; others are functions
  */
 #define DC_COOKIE_SHARED_BIT 63	  /* "places" knows the function; bits 0 to 31: a number */
 #define DC_COOKIE_BY_STACK_BIT 62 /* begin and end are matched by their stack pointer */

@@ -205,7 +205,7 @@ class Loaded:
         """Say which function is at a place whose attachment others share.
 
         Args:
-            place: The key in the map ``places``: see bpf/functions.bpf.h.
+            place: The key in the map ``places``: see bpf/places.bpf.h.
             function: Its row.
         """
         key, value = struct.pack("=Q", place), struct.pack("=I", function)
