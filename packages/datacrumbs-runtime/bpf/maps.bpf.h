@@ -143,7 +143,7 @@ struct {
 	__type(value, struct dc_tracepoint);
 } tracepoints SEC(".maps");
 
-/* Function by place, where many places share one attachment: see functions.bpf.h. */
+/* Function by place, where many places share one attachment: see places.bpf.h. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
