@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from datacrumbs_runtime.schema.system_configuration import (
 )
 
 WATCH_INTERVAL_S = 1.0
+FILE_WIDTH = 120
 
 
 @click.command("datacrumbs_status", context_settings=CONTEXT_SETTINGS)
@@ -77,7 +79,8 @@ def _chosen(directory: Path, run_id: str | None) -> list[KnownRun]:
 def _print(runs: list[KnownRun], *, in_detail: bool) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    # A file or pipe has no width of its own.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(_overview(runs))
     for run in runs:
         if in_detail and run.status:
@@ -106,30 +109,27 @@ def _watch(directory: Path, run_id: str | None) -> None:
 
 
 def _overview(runs: list[KnownRun]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "owner", "since"):
-        table.add_column(heading, no_wrap=True, min_width=4)
-    for heading in ("probes", "failed", "events", "per s", "lost", "MiB", "trace/MiB"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("probes", "events", "per s", "lost", "trace/MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in runs:
         status = run.status
-        cells = [escape(run.run_id), run.state]
+        cells = [_safe(run.run_id), run.state]
         if status is None:
             cells += ["?", "?"]
         else:
             since = datetime.fromtimestamp(float(status["since"])).astimezone()
             cells += [
-                escape(str(status["user"])),
+                _safe(str(status["user"])),
                 since.strftime("%b %d %H:%M"),
                 f"{status['attached']}/{status['requested']}",
-                str(status["failed"]),
                 f"{status['events'] + status['counted']:,}",
                 f"{status['events_per_s']:,.0f}",
                 f"{status['lost']:,}",
-                _mebibytes(status["memory_bytes"]),
                 _mebibytes(status["trace_bytes"]),
             ]
         table.add_row(*cells)
@@ -137,7 +137,6 @@ def _overview(runs: list[KnownRun]) -> Any:
 
 
 def _details(status: dict[str, Any]) -> list[Any]:
-    from rich.markup import escape
     from rich.table import Table
 
     facts = Table(box=None, show_header=False, pad_edge=False)
@@ -152,18 +151,19 @@ def _details(status: dict[str, Any]) -> list[Any]:
         ("probe file", status["probe_file"]),
         ("trace", status["trace"]),
         ("mode", status["mode"]),
+        ("memory", f"{_mebibytes(status['memory_bytes'])} MiB"),
         ("cgroup", status["cgroup"] or "any"),
         ("attached by", ", ".join(sorted(set(status["tiers"].values())))),
         ("not in the trace", ", ".join(f"{k} {v:,}" for k, v in losses.items()) or "nothing"),
     ):
-        facts.add_row(name, escape(str(value)))
+        facts.add_row(name, _safe(str(value)))
     tables: list[Any] = [facts]
     if status["failures"]:
         failed = Table(
             "category", "function", "reason", title="failed probes", title_justify="left"
         )
         for failure in status["failures"]:
-            failed.add_row(*(escape(str(item)) for item in failure))
+            failed.add_row(*(_safe(str(item)) for item in failure))
         tables.append(failed)
     tables.append(_busiest_functions(status))
     tables.append(_busiest_files(status))
@@ -171,7 +171,6 @@ def _details(status: dict[str, Any]) -> list[Any]:
 
 
 def _busiest_functions(status: dict[str, Any]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="busiest functions", title_justify="left", box=None)
@@ -181,8 +180,8 @@ def _busiest_functions(status: dict[str, Any]) -> Any:
         table.add_column(heading, justify="right")
     for item in status["functions"]:
         table.add_row(
-            escape(str(item["category"])),
-            escape(str(item["name"])),
+            _safe(str(item["category"])),
+            _safe(str(item["name"])),
             f"{item['calls']:,}",
             f"{item['errors']:,}",
             f"{item['time_ns'] / 1e9:.3f}",
@@ -194,7 +193,6 @@ def _busiest_functions(status: dict[str, Any]) -> Any:
 
 
 def _busiest_files(status: dict[str, Any]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="busiest files", title_justify="left", box=None)
@@ -203,12 +201,19 @@ def _busiest_files(status: dict[str, Any]) -> Any:
         table.add_column(heading, justify="right")
     for item in status["files"]:
         table.add_row(
-            escape(str(item["path"])),
+            _safe(str(item["path"])),
             f"{item['calls']:,}",
             f"{item['time_ns'] / 1e9:.3f}",
             _mebibytes(item["bytes"]),
         )
     return table
+
+
+def _safe(text: str) -> str:
+    """Return text from elsewhere that steers neither the terminal nor the tables."""
+    from rich.markup import escape
+
+    return escape("".join(character if character.isprintable() else "?" for character in text))
 
 
 def _mebibytes(count: int) -> str:
