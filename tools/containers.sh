@@ -25,6 +25,15 @@ start_container_engine() {
 	return 1
 }
 
+# What the tests under a real systemd need; without it they are skipped.
+set_up_containers() {
+	start_container_engine || return 0
+	# In a shell of its own: a failure ends that only.
+	(make_base_image) && return
+	say "WARNING: no image $BASE_IMAGE: tests under a real systemd will be skipped or fail"
+	stop_container_engine
+}
+
 stop_container_engine() {
 	[[ -z $ENGINE_PID ]] || kill "$ENGINE_PID" 2>/dev/null || true
 }
@@ -35,8 +44,10 @@ make_base_image() {
 	docker image inspect "$BASE_IMAGE" >/dev/null 2>&1 && return
 	timeout 60 docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 && return
 	command -v mmdebstrap >/dev/null || install_debian_packages mmdebstrap
-	local sources=/etc/apt/sources.list.d/debian.sources options=() file
-	[[ -f $sources ]] || sources=/etc/apt/sources.list
+	local sources=() options=() file
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources}; do
+		[[ ! -s $file ]] || sources+=("$file")
+	done
 	for file in /usr/local/share/ca-certificates/*.crt /etc/apt/apt.conf.d/*proxy* /etc/pip.conf; do
 		[[ ! -f $file ]] || options+=("--customize-hook=copy-in $file ${file%/*}")
 	done
@@ -45,7 +56,7 @@ make_base_image() {
 	logged "making $BASE_IMAGE" mmdebstrap --quiet --variant=minbase --include=ca-certificates \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
 		"${options[@]}" --customize-hook="chroot \"\$1\" update-ca-certificates" \
-		bookworm "$archive" "$sources"
+		bookworm "$archive" "${sources[@]}"
 	logged "importing $BASE_IMAGE" docker import -c 'CMD ["bash"]' \
 		-c 'ENV DEBIAN_FRONTEND=noninteractive' "$archive" "$BASE_IMAGE"
 	rm -f "$archive"
