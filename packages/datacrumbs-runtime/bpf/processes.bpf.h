@@ -101,12 +101,19 @@ static __always_inline int is_in_owner_cgroup(void)
 	return 0;
 }
 
-/* Whether the current process may be recorded by this run. */
+/*
+ * Whether the current process may be recorded by this run. A program that has more rights than its
+ * user (setuid) may not: what it does with them is not for his eyes.
+ */
 static __always_inline int is_owned(void)
 {
 	__u32 uid = (__u32)bpf_get_current_uid_gid();
+	struct task_struct *task = bpf_get_current_task_btf();
 
-	return (dc_owner_uid == DC_ANY_UID || uid == dc_owner_uid) && is_in_owner_cgroup();
+	if (dc_owner_uid != DC_ANY_UID &&
+	    (uid != dc_owner_uid || BPF_CORE_READ(task, cred, euid.val) != uid))
+		return 0;
+	return is_in_owner_cgroup();
 }
 
 /* Tell user space what a process or thread is called, and whose child it is. */

@@ -223,3 +223,34 @@ def test_cgroup_that_is_none_is_an_error(site: Site) -> None:
         daemon = site.daemon("run1", site.probe_file(ALICE), "--cgroup", str(path))
         assert daemon.exit_status() == 1
         assert "--cgroup" in daemon.output()
+
+
+SETUID_PROGRAM = """
+#include <fcntl.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	char text[16];
+	int fd = open(argv[1], O_RDONLY);
+	return argc != 2 || fd < 0 || read(fd, text, sizeof(text)) <= 0;
+}
+"""
+
+
+def test_program_with_more_rights_than_its_user_is_not_recorded(site: Site) -> None:
+    """What a setuid program does with root's rights is none of the user's business."""
+    secret = site.root / "secret"
+    secret.write_text("root's own")
+    secret.chmod(0o600)
+    source, program = site.root / "reader.c", site.root / "reader"
+    source.write_text(SETUID_PROGRAM)
+    subprocess.run(["cc", "-o", str(program), str(source)], check=True)
+    program.chmod(0o4755)
+    before = site.shared / "before"
+    with site.running("run1", site.probe_file(ALICE)):
+        command = f"echo x > {before}; exec {program} {secret}"
+        done = site.wrapped(ALICE, "/bin/sh", "-c", command)
+    assert done.returncode == 0, "the file system ignores setuid"
+    files = {line["args"]["name"] for line in site.trace("run1") if line["name"] == "FH"}
+    assert str(before) in files
+    assert str(secret) not in files
