@@ -106,7 +106,8 @@ def _kprobe_tiers(best: Tier, functions: int) -> list[Tier]:
     if best in lower:
         lower = lower[lower.index(best) + 1 :]
     lower = [tier for tier in lower if refusal(tier) is None]
-    if best is Tier.KPROBE_FENTRY and functions > attach_kprobes.FENTRY_FUNCTIONS and lower:
+    is_crowd = functions > attach_kprobes.FENTRY_FUNCTIONS
+    if best is Tier.KPROBE_FENTRY and is_crowd and Tier.KPROBE_TRACEFS in lower:
         return lower
     return [best, *lower]
 
