@@ -79,7 +79,12 @@ __noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
 		length = bpf_probe_read_kernel_str(to->text, limit, (const void *)address);
 	else
 		length = bpf_probe_read_user_str(to->text, limit, (const void *)address);
-	if (length <= 0) {
+	if (!length) {
+		/* what kernels before 6.13 answer for an empty string of user space */
+		to->text[0] = 0;
+		length = 1;
+	}
+	if (length < 0) {
 		release_scratch(to);
 		return 0;
 	}
