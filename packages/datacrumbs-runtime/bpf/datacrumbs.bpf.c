@@ -49,8 +49,10 @@ int BPF_PROG(dc_fork, struct task_struct *parent, struct task_struct *child)
 	}
 	mark->recorded = 1;
 	mark->registration_generation = dc_control.registration_generation;
-	if (child->pid == child->tgid)
+	if (child->pid == child->tgid) {
+		publish_process(child->tgid);
 		send_task(child, child->comm, DC_STRING_PROCESS_NAME, parent->tgid);
+	}
 	return 0;
 }
 
@@ -95,7 +97,9 @@ int BPF_PROG(dc_exit, struct task_struct *task)
 		return 0;
 	if (thread->system_call)
 		count_loss(DC_LOSS_UNFINISHED);
-	if (!task->signal->live.counter)
+	if (!task->signal->live.counter) {
+		retract_process(task->tgid);
 		send_task(task, task->comm, DC_STRING_PROCESS_EXIT, 0);
+	}
 	return 0;
 }

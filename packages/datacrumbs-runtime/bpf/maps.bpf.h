@@ -20,7 +20,8 @@ const volatile __u16 dc_syscall_functions[DC_MAX_SYSTEM_CALLS] = {};
 const volatile __u16 dc_aio_functions[DC_AIO_OPCODES] = {}; /* function + 1; 0: not recorded */
 const volatile __u32 dc_owner_uid = DC_ANY_UID;
 const volatile __u64 dc_owner_cgroup = 0;
-const volatile __u32 dc_owner_hierarchy = 0; /* of dc_owner_cgroup; 0: the unified one (v2) */
+const volatile __u32 dc_publish_processes = 0; /* keep "recorded_processes" for custom probes */
+const volatile __u32 dc_owner_hierarchy = 0;   /* of dc_owner_cgroup; 0: the unified one (v2) */
 const volatile __u32 dc_string_bytes = 64;
 const volatile __u32 dc_include_kernel_threads = 0;
 const volatile __u32 dc_single_tracepoint = DC_NO_FUNCTION;
@@ -208,6 +209,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct dc_scratch);
 } scratch SEC(".maps");
+
+/* Recorded processes by tgid, for custom probes: other programs, which cannot ask "threads". */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u8);
+} recorded_processes SEC(".maps");
 
 /* These programs can be preempted, and the next one on this CPU counts too: hence atomic. */
 static __always_inline void count_loss(enum dc_loss loss)

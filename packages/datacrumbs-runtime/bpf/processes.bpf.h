@@ -148,6 +148,21 @@ static __always_inline void send_task(struct task_struct *task, const char *name
 	release_scratch(to);
 }
 
+static __always_inline void publish_process(__u32 process)
+{
+	__u8 recorded = 1;
+
+	if (dc_publish_processes &&
+	    bpf_map_update_elem(&recorded_processes, &process, &recorded, BPF_ANY))
+		count_loss(DC_LOSS_STATE);
+}
+
+static __always_inline void retract_process(__u32 process)
+{
+	if (dc_publish_processes)
+		bpf_map_delete_elem(&recorded_processes, &process);
+}
+
 static __always_inline void register_current(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -166,6 +181,7 @@ static __always_inline void register_current(void)
 	if (mark->recorded)
 		return;
 	mark->recorded = 1;
+	publish_process(task->tgid);
 	/* threads that were seen before must look again */
 	__sync_fetch_and_add(&dc_control.registration_generation, 1);
 	send_task(task, task->comm, DC_STRING_PROCESS_NAME, 0);
@@ -181,6 +197,7 @@ static __always_inline void unregister_current(void)
 	if (!mark || !mark->recorded)
 		return;
 	mark->recorded = 0;
+	retract_process(task->tgid);
 	__sync_fetch_and_add(&dc_control.registration_generation, 1);
 }
 

@@ -299,6 +299,8 @@ def _templates(request: BootstrapRequest, config: SiteConfig) -> Iterator[tuple[
     yield data / "modulefiles/datacrumbs.lua.in", modules / f"{__version__}.lua", 0o644
     tcl = etc / "tcl/modulefiles/datacrumbs" / __version__
     yield data / "modulefiles/datacrumbs.tcl.in", tcl, 0o644
+    for probe in sorted((data / "probes").iterdir()):
+        yield probe, config.install_probe_objects_dir / probe.name, 0o644
     utils = request.source / UTILS / "data"
     yield utils / "datacrumbs_setup.in", config.install_bin_dir / "datacrumbs_setup", 0o644
     flux = utils / "flux/datacrumbs.py"

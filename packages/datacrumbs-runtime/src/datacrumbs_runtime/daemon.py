@@ -114,16 +114,17 @@ def run(request: RunRequest) -> int:
             files.write_environment(_environment(request, account))
             directory = _trace_directory(request, account)
             prepared = prepare(request, probe_file, account, directory, stack)
-            prepared.engine.start()
-            status = RunStatus(
-                prepared.engine, _facts(request, probe_file, account, prepared.report)
-            )
+            engine = prepared.engine
+            engine.start()
+            for probe in prepared.custom:
+                probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
+            status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
             files.write_status(status.document("recording"), status.reader_uid)
             files.announce()
         _say_ready(request, prepared)
         prepared.keep_outcomes()
-        ended_by = _record(prepared.engine, files, status)
-        return _stop(request, prepared.engine, files, status, ended_by)
+        ended_by = _record(engine, files, status)
+        return _stop(request, prepared, files, status, ended_by)
 
 
 def _trace_directory(request: RunRequest, account: Account) -> TraceDirectory:
@@ -188,8 +189,9 @@ def _record(engine: Engine, files: RunFiles, status: RunStatus) -> str:
 
 
 def _stop(
-    request: RunRequest, engine: Engine, files: RunFiles, status: RunStatus, ended_by: str
+    request: RunRequest, prepared: Prepared, files: RunFiles, status: RunStatus, ended_by: str
 ) -> int:
+    engine = prepared.engine
     sd_notify("STOPPING=1\nSTATUS=closing the trace")
     logger.info("run %s: ended by %s", request.run_id, ended_by)
     failed = engine.failure is not None
@@ -197,6 +199,8 @@ def _stop(
         with suppress(ConfigurationError):
             files.write_status(status.document("stopping"), status.reader_uid)
         try:
+            for probe in prepared.custom:
+                probe.stop()
             summary = engine.stop()
         except (DatacrumbsError, OSError) as error:
             logger.error("run %s: %s", request.run_id, error)  # noqa: TRY400  not a bug of ours

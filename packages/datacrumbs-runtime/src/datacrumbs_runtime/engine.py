@@ -266,6 +266,31 @@ class Engine:
                 text_bytes=counters.text_bytes,
             )
 
+    def pin_processes(self, path: Path) -> None:
+        """Let custom probes see which processes are recorded, see ``publish_processes``.
+
+        Raises:
+            KernelError: The name cannot be made.
+        """
+        try:
+            self._loaded.pin_processes(path)
+        except OSError as error:
+            raise KernelError(f"{path}: {error.strerror}") from error
+
+    @property
+    def host_hash(self) -> str:
+        """The ``hhash`` of all lines of the trace."""
+        return self._pump.host_hash
+
+    @property
+    def clock_offset_ns(self) -> int:
+        """What CLOCK_MONOTONIC lacked to nanoseconds since the epoch when the run began."""
+        return self._clock_offset_ns
+
+    def append_lines(self, lines: bytes) -> None:
+        """Add lines of others to the trace, from any thread until :meth:`stop`."""
+        self._pump.append(lines)
+
     @property
     def failure(self) -> BaseException | None:
         """Why the trace ended before its time, or None: nothing more is recorded then."""
@@ -319,6 +344,7 @@ class Engine:
             owner_uid=settings.owner_uid,
             owner_cgroup=settings.owner_cgroup,
             owner_hierarchy=settings.owner_hierarchy,
+            publish_processes=settings.publish_processes,
             string_bytes=settings.string_capture_bytes,
             include_kernel_threads=settings.include_kernel_threads,
             ring_buffer_bytes=settings.ring_buffer_bytes,

@@ -3,13 +3,15 @@
 import logging
 import platform
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.cgroups import find_cgroup
+from datacrumbs_runtime.custom.attaching import attach_custom, forbidden, split_off
+from datacrumbs_runtime.custom.host import CustomProbe
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
 from datacrumbs_runtime.errors import AttachError, UsageError
 from datacrumbs_runtime.known_failures import KnownFailures
@@ -17,6 +19,7 @@ from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.schema.probe_document import probe_file_from_document
 from datacrumbs_runtime.schema.probe_file import (
     MAX_DOCUMENT_BYTES,
+    Category,
     ProbeFile,
     document_from_bytes,
 )
@@ -71,11 +74,13 @@ class Prepared:
     Attributes:
         engine: The run; whoever prepared it stops it.
         report: What attaching came to, with the paths that the user knows.
+        custom: Custom probes that are attached.
         keep_outcomes: Writes the outcomes into the status database; may take a while.
     """
 
     engine: Engine
     report: AttachReport
+    custom: tuple[CustomProbe, ...]
     keep_outcomes: Callable[[], None]
 
 
@@ -174,9 +179,10 @@ def prepare(
             be created.
     """
     config = request.config
-    binaries = PinnedBinaries(probe_file, account, timeout_s=config.start_timeout_s)
+    native, custom = split_off(probe_file)
+    binaries = PinnedBinaries(native, account, timeout_s=config.start_timeout_s)
     stack.callback(binaries.close)
-    known = KnownFailures(_status_database(config, probe_file), probe_file, binaries)
+    known = KnownFailures(_status_database(config, probe_file), native, binaries)
     pinned, refused = binaries.usable()
     failures = [
         AttachFailure(item.category.name, function, item.reason)
@@ -186,24 +192,62 @@ def prepare(
     if not request.retry_failed:
         pinned, left_out = known.without(pinned)
         failures += left_out
-    engine = stack.enter_context(_engine(request, pinned, probe_file, account, directory))
+    reason = forbidden(request.system, is_switched_on=config.custom_probes)
+    if reason is not None:
+        failures += [
+            AttachFailure(category.name, function, reason)
+            for category in custom
+            for function in category.functions
+        ]
+        custom = ()
+    engine = stack.enter_context(
+        _engine(request, pinned, probe_file, account, directory, has_custom=bool(custom))
+    )
     report = engine.attach()
     found = [
         failure._replace(reason=binaries.readable(failure.reason)) for failure in report.failures
     ]
+    probes: list[CustomProbe] = []
+    custom_failures: list[AttachFailure] = []
+    if custom:
+        probes, custom_failures = attach_custom(
+            custom,
+            engine,
+            config.install_probe_objects_dir,
+            request.run_id,
+            stack,
+            timeout_s=config.start_timeout_s,
+        )
+    whole = _whole_report(report, failures, found, custom, custom_failures)
+    return Prepared(engine, whole, tuple(probes), lambda: known.record(pinned, found))
+
+
+def _whole_report(
+    report: AttachReport,
+    left_out: Sequence[AttachFailure],
+    found: Sequence[AttachFailure],
+    custom: Sequence[Category],
+    custom_failures: Sequence[AttachFailure],
+) -> AttachReport:
+    """Put together what was asked for and what came of it, and log what failed."""
+    custom_count = sum(len(category.functions) for category in custom)
     whole = replace(
-        report, requested=report.requested + len(failures), failures=(*failures, *found)
+        report,
+        requested=report.requested + len(left_out) + custom_count,
+        attached=report.attached + custom_count - len(custom_failures),
+        failures=(*left_out, *found, *custom_failures),
+        tiers={**report.tiers, "custom": "bcc"} if custom else report.tiers,
     )
     if not whole.attached:
         first = whole.failures[0] if whole.failures else AttachFailure("", "", "it names none")
         raise AttachError(
             f"none of {whole.requested} functions can be recorded: "
             f"{first.function}: {first.reason}",
-            hint="--retry-failed also tries what failed before" if failures else None,
+            hint="--retry-failed also tries what failed before" if left_out else None,
         )
     for failure in whole.failures:
         logger.warning("%s: %s: %s", failure.category, failure.function, failure.reason)
-    return Prepared(engine, whole, lambda: known.record(pinned, found))
+    return whole
 
 
 def _status_database(config: SiteConfig, probe_file: ProbeFile) -> StatusDatabase:
@@ -225,6 +269,8 @@ def _engine(
     signed: ProbeFile,
     account: Account,
     directory: TraceDirectory,
+    *,
+    has_custom: bool,
 ) -> Engine:
     config = request.config
     name = trace_name(request, account)
@@ -241,6 +287,7 @@ def _engine(
         owner_uid=account.uid,
         owner_cgroup=None if cgroup is None else cgroup.id,
         owner_hierarchy=0 if cgroup is None else cgroup.hierarchy,
+        publish_processes=has_custom,
         include_kernel_threads=config.kernel_threads,
         client_libraries=(config.client_lib,),
         max_tier=config.max_tier or None,

@@ -25,6 +25,7 @@ _MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _PROG_LOAD = 5
+_OBJ_PIN = 6
 _RAW_TRACEPOINT_OPEN = 17
 _MAP_LOOKUP_BATCH = 24
 _MAP_DELETE_BATCH = 27
@@ -133,6 +134,12 @@ def map_update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
         _MAP_UPDATE_ELEM,
         struct.pack("=IIQQQ", map_fd, 0, _address(key_buffer), _address(value_buffer), flags),
     )
+
+
+def pin(fd: int, path: bytes) -> None:
+    """Give a map a name in the BPF file system, where other programs find it."""
+    name = _input(path + b"\0")
+    _bpf(_OBJ_PIN, struct.pack("=QII", _address(name), fd, 0))
 
 
 def map_lookup(map_fd: int, key: bytes, value_bytes: int) -> bytes:

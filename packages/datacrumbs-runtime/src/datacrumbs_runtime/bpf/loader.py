@@ -47,6 +47,7 @@ class LoadSettings:
         owner_uid: Only processes of this user can register; None: of anybody.
         owner_cgroup: Only processes in this cgroup (its id) can register; None: anywhere.
         owner_hierarchy: The hierarchy of that cgroup; 0: the unified one (v2).
+        publish_processes: Whether other programs are told which processes are recorded.
         string_bytes: Longest captured text.
         include_kernel_threads: Whether tracepoints also record threads of the kernel.
         ring_buffer_bytes: Size of the event ring of each CPU that is online.
@@ -65,6 +66,7 @@ class LoadSettings:
     owner_uid: int | None = None
     owner_cgroup: int | None = None
     owner_hierarchy: int = 0
+    publish_processes: bool = False
     string_bytes: int = 64
     include_kernel_threads: bool = False
     ring_buffer_bytes: int = 16 << 20
@@ -155,6 +157,7 @@ class Loaded:
             "dc_owner_uid": struct.pack("=I", owner),
             "dc_owner_cgroup": struct.pack("=Q", settings.owner_cgroup or 0),
             "dc_owner_hierarchy": struct.pack("=I", settings.owner_hierarchy),
+            "dc_publish_processes": struct.pack("=I", settings.publish_processes),
             "dc_string_bytes": struct.pack("=I", settings.string_bytes),
             "dc_include_kernel_threads": struct.pack("=I", settings.include_kernel_threads),
             "dc_base_ns": struct.pack("=Q", time.monotonic_ns()),
@@ -275,6 +278,17 @@ class Loaded:
         data = bpf_syscall.map_lookup(losses.fd, bytes(4), 8 * stride * possible_cpus())
         counters = array.array("Q", data)
         return tuple(sum(counters[slot::stride]) for slot in range(stride))
+
+    def pin_processes(self, path: Path) -> None:
+        """Let other programs see which processes are recorded: a map of their ids.
+
+        Args:
+            path: A name in the BPF file system; whoever gives it removes it.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        bpf_syscall.pin(self._object.maps["recorded_processes"].fd, os.fsencode(path))
 
     def register(self, pid: int) -> bool:
         """Record a process from now on, with what it starts later.

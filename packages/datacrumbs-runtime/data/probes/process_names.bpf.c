@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+/*
+ * An example of a custom probe: the names that recorded threads give themselves.
+ *
+ * struct datacrumbs_event and datacrumbs_is_recorded() come from DataCrumbs. What follows the head
+ * in an event is declared in process_names.yaml, in the same order and without gaps.
+ */
+struct renamed {
+	struct datacrumbs_event head;
+	char name[16];
+	u64 task;
+};
+
+BPF_PERF_OUTPUT(events);
+
+int on_rename(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct renamed event = {};
+	u64 id = bpf_get_current_pid_tgid();
+
+	if (!datacrumbs_is_recorded())
+		return 0;
+	event.head.start_ns = bpf_ktime_get_ns();
+	event.head.process = id >> 32;
+	event.head.thread = id;
+	event.head.function = 0;
+	event.task = ctx->args[0];
+	bpf_probe_read_kernel_str(&event.name, sizeof(event.name), (void *)ctx->args[1]);
+	events.perf_submit(ctx, &event, sizeof(event));
+	return 0;
+}

@@ -1,0 +1,193 @@
+"""Custom probes of a run: each in a process of its own, its events as lines of the trace."""
+
+import json
+import logging
+import select
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from datacrumbs_runtime import process
+from datacrumbs_runtime.custom.host_program import EVENT, FAILED, FRAME, LOST, READY
+from datacrumbs_runtime.custom.plugin import HEAD, PRELUDE, Plugin
+from datacrumbs_runtime.errors import AttachError, DatacrumbsError
+from datacrumbs_runtime.trace.path_text import text_from_bytes
+from datacrumbs_runtime.trace.trace_lines import json_line
+
+logger = logging.getLogger(__name__)
+
+# bcc belongs to the distribution, and so does the Python that it is made for.
+PYTHON = Path("/usr/bin/python3")
+PROGRAM = Path(__file__).with_name("host_program.py")
+END_LIMIT_S = 1.5
+_MAX_FRAME_BYTES = 1 << 20
+
+
+class CustomProbe:
+    """A custom probe that is attached.
+
+    Args:
+        plugin: The probe.
+        category: Category of its events in the trace.
+        chosen: The functions whose events are kept.
+        processes: The map of recorded processes in the BPF file system.
+        timeout_s: Longest time for compiling and attaching.
+
+    Raises:
+        AttachError: It does not compile, or nothing could be attached.
+    """
+
+    def __init__(
+        self,
+        plugin: Plugin,
+        category: str,
+        chosen: frozenset[str],
+        processes: Path,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._plugin = plugin
+        self._category = category
+        self._names = [name if name in chosen else None for name in plugin.functions]
+        self._layout = plugin.layout
+        self.events = 0
+        self.lost = 0
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        try:
+            self._process = process.start(
+                [PYTHON, "-I", PROGRAM, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        except DatacrumbsError as error:
+            ours.close()
+            raise AttachError(f"custom probe {plugin.name}: {error}") from error
+        finally:
+            theirs.close()
+        try:
+            self._begin(processes, time.monotonic() + timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, processes: Path, deadline: float) -> None:
+        plugin = self._plugin
+        request = {
+            "source": PRELUDE.replace("@PROCESSES@", str(processes)) + plugin.source,
+            "output": plugin.output,
+            "attach": [
+                {"kind": item.kind, "target": item.target, "program": item.program}
+                for item in plugin.attachments
+            ],
+        }
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        left_s = max(0.0, deadline - time.monotonic())
+        if not select.select([self._socket], [], [], left_s)[0]:
+            raise AttachError(f"custom probe {plugin.name}: not ready within {left_s:.0f} s")
+        kind, payload = self._receive()
+        text = payload.decode(errors="replace")
+        if kind != READY:
+            reason = text if kind == FAILED else "the compiler ended"
+            raise AttachError(
+                f"custom probe {plugin.name}: {reason}",
+                hint="bcc needs the headers of the running kernel",
+            )
+        for failure in json.loads(text):
+            logger.warning("custom probe %s: %s", plugin.name, failure)
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        """Return the next frame; an empty kind: there will be no more."""
+        head = self._receive_whole(FRAME.size)
+        if not head:
+            return b"", b""
+        kind, length = FRAME.unpack(head)
+        if length > _MAX_FRAME_BYTES:
+            return b"", b""
+        return kind, self._receive_whole(length)
+
+    def _receive_whole(self, length: int) -> bytes:
+        parts = b""
+        while len(parts) < length:
+            part = self._socket.recv(length - len(parts))
+            if not part:
+                return b""
+            parts += part
+        return parts
+
+    def start(self, append: Callable[[bytes], None], host_hash: str, clock_offset_ns: int) -> None:
+        """Write events into the trace from now on.
+
+        Args:
+            append: Takes lines.
+            host_hash: Hash of the node's name.
+            clock_offset_ns: From CLOCK_MONOTONIC to the epoch.
+        """
+
+        def read() -> None:
+            while True:
+                kind, payload = self._receive()
+                if kind == EVENT:
+                    line = self._line(payload, host_hash, clock_offset_ns)
+                    if line is not None:
+                        append(line)
+                        self.events += 1
+                elif kind == LOST:
+                    self.lost += struct.unpack("=Q", payload)[0]
+                else:
+                    return
+
+        self._reader = threading.Thread(target=read, name="datacrumbs-custom", daemon=True)
+        self._reader.start()
+
+    _reader: threading.Thread | None = None
+
+    def _line(self, payload: bytes, host_hash: str, clock_offset_ns: int) -> bytes | None:
+        if len(payload) < HEAD.size + self._layout.size:
+            self.lost += 1
+            return None
+        start_ns, duration_ns, ret, pid, tid, function, _ = HEAD.unpack_from(payload)
+        name = self._names[function] if function < len(self._names) else None
+        if name is None:
+            return None
+        values = self._layout.unpack_from(payload, HEAD.size)
+        arguments: dict[str, object] = {"hhash": host_hash, "ret": ret}
+        for field, value in zip(self._plugin.fields, values, strict=True):
+            if field.is_text:
+                value = text_from_bytes(value.partition(b"\0")[0])
+            arguments[field.label] = value
+        arguments["ns"] = duration_ns
+        begin_us = (start_ns + clock_offset_ns) // 1000
+        end_us = (start_ns + duration_ns + clock_offset_ns) // 1000
+        return json_line(
+            {
+                "name": name,
+                "cat": self._category,
+                "ph": "X",
+                "pid": pid,
+                "tid": tid,
+                "args": arguments,
+                "dur": end_us - begin_us,
+                "ts": begin_us,
+            }
+        )
+
+    def stop(self) -> None:
+        """Take what is left and detach."""
+        self._socket.shutdown(socket.SHUT_WR)
+        if self._reader is not None:
+            self._reader.join(END_LIMIT_S)
+        self.close()
+        if self.lost:
+            logger.warning("custom probe %s: %d events lost", self._plugin.name, self.lost)
+
+    def close(self) -> None:
+        """End the process; the kernel detaches what it attached."""
+        self._socket.close()
+        try:
+            self._process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

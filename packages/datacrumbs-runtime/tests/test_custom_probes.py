@@ -1,0 +1,195 @@
+"""Custom probes: declared by the administrator, compiled on the node by bcc."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, Site, new_site
+
+from datacrumbs_runtime.custom.plugin import PRELUDE, read_plugin
+from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.probe_file import Category, ProbeType
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "data/probes"
+NAMES = Category(ProbeType.CUSTOM, "NAMES", ("set_name",), plugin="process_names")
+RENAME = """
+import ctypes, os
+print(os.getpid(), flush=True)
+for number in range(5):
+    ctypes.CDLL(None).prctl(15, b"name-%d" % number, 0, 0, 0)
+"""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="plugins belong to root")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for path in EXAMPLES.iterdir():
+        shutil.copy(path, tmp_path)
+        (tmp_path / path.name).chmod(0o644)
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+@needs_root
+def test_example_is_read(directory: Path) -> None:
+    plugin = read_plugin(directory, "process_names")
+    assert plugin.functions == ("set_name",)
+    assert [field.label for field in plugin.fields] == ["name", "task"]
+    assert plugin.layout.size == 24
+    assert "perf_submit" in plugin.source
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["process_names.bpf.c", "process_names.yaml", "."])
+def test_plugin_that_others_could_have_written_is_refused(directory: Path, name: str) -> None:
+    (directory / name).chmod(0o777)
+    with pytest.raises(ConfigurationError, match="others than root could have written it"):
+        read_plugin(directory, "process_names")
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["../process_names", "", "/etc/passwd", "a\n", ".hidden"])
+def test_name_that_leads_elsewhere_is_refused(directory: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a name"):
+        read_plugin(directory, name)
+
+
+DECLARATIONS = {
+    "not YAML": ("output: [", "not YAML"),
+    "a list": ("- a", "not a mapping"),
+    "unknown key": ("outputs: events", "unknown key outputs"),
+    "no functions": ("output: events", "functions: not a list of names"),
+    "output": ("functions: [f]\noutput: a b", "output: not the name"),
+    "nothing attached": ("functions: [f]\noutput: events", "attach: nothing is attached"),
+    "unknown kind": (
+        "functions: [f]\noutput: e\nattach: [{kind: xdp, target: a, program: b}]",
+        "xdp: none of kprobe",
+    ),
+    "unknown type": (
+        "functions: [f]\noutput: e\nattach: [{kind: kprobe, target: a, program: b}]\n"
+        "fields: [{label: x, type: float}]",
+        "x: float: none of u8",
+    ),
+}
+
+
+@needs_root
+@pytest.mark.parametrize(("text", "message"), DECLARATIONS.values(), ids=DECLARATIONS.keys())
+def test_impossible_declaration_is_named(directory: Path, text: str, message: str) -> None:
+    (directory / "process_names.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        read_plugin(directory, "process_names")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with new_site() as made:
+        plugins = made.prefix / "libexec/datacrumbs/probes"
+        shutil.copytree(EXAMPLES, plugins)
+        for path in (plugins, *plugins.iterdir()):
+            path.chmod(0o755)
+        yield made
+
+
+@cache
+def kernel_headers() -> dict[str, str] | None:
+    """Return the environment in which bcc can compile, or None."""
+    text = PRELUDE.partition("BPF_TABLE_PINNED")[0] + "int f(void *ctx) { return 0; }"
+    code = f"from bcc import BPF; BPF(text={text!r})"
+    candidates = [{}, *({"BCC_KERNEL_SOURCE": path} for path in merged_headers())]
+    for environment in candidates:
+        done = subprocess.run(
+            [SYSTEM_PYTHON, "-c", code],
+            capture_output=True,
+            check=False,
+            timeout=120,
+            env=os.environ | environment,
+        )
+        if done.returncode == 0:
+            return environment
+    return None
+
+
+def merged_headers() -> Iterator[str]:
+    """Yield other kernels' headers, good enough for what touches no structure of the kernel.
+
+    Debian splits them into two directories, which bcc does not know.
+    """
+    import tempfile
+
+    for common in sorted(Path("/usr/src").glob("linux-headers-*-common")):
+        own = Path(str(common).removesuffix("-common") + "-amd64")
+        if own.is_dir():
+            merged = tempfile.mkdtemp(prefix="datacrumbs-test-headers-")
+            for source in (common, own):
+                subprocess.run(["cp", "-asf", f"{source}/.", merged], check=False)
+            yield merged
+
+
+@pytest.fixture
+def headers() -> dict[str, str]:
+    """The environment in which bcc can compile."""
+    environment = kernel_headers() if os.geteuid() == 0 else None
+    if environment is None:
+        pytest.skip("bcc cannot compile here: python3-bpfcc or kernel headers are missing")
+    return environment
+
+
+@pytest.mark.kernel
+def test_example_records_the_registered_processes_alone(
+    site: Site, headers: dict[str, str]
+) -> None:
+    site.set(DATACRUMBS_CUSTOM_PROBES="1")
+    probes = site.probe_file(ALICE, [SYSCALLS, NAMES])
+    with site.running("run1", probes, **headers) as daemon:
+        status = daemon.status()
+        own = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", RENAME)
+        foreign = site.wrapped(BOB, SYSTEM_PYTHON, "-c", RENAME)
+        child = site.wrapped(ALICE, "/bin/sh", "-c", f"{SYSTEM_PYTHON} -c '{RENAME}'; true")
+    assert (status["requested"], status["attached"]) == (10, 10)
+    assert status["tiers"]["custom"] == "bcc"
+    events = [line for line in site.trace("run1") if line.get("cat") == "NAMES"]
+    for done in (own, child):
+        pid = int(done.stdout)
+        names = [line["args"]["name"] for line in events if line["pid"] == pid]
+        assert names[-5:] == [f"name-{number}" for number in range(5)]
+    assert int(foreign.stdout) not in {line["pid"] for line in events}
+    assert {line["name"] for line in events} == {"set_name"}
+    assert not Path("/sys/fs/bpf/datacrumbs-run1-processes").exists()
+
+
+@pytest.mark.kernel
+def test_custom_probes_are_off_unless_the_administrator_switches_them_on(site: Site) -> None:
+    probes = site.probe_file(ALICE, [SYSCALLS, NAMES])
+    with site.running("run1", probes, DATACRUMBS_CUSTOM_PROBES="1") as daemon:
+        status = daemon.status()
+    assert (status["requested"], status["attached"]) == (10, 9)
+    ((category, function, reason),) = status["failures"]
+    assert (category, function) == ("NAMES", "set_name")
+    assert "switched off" in reason
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("trouble", ["does not compile", "missing", "unknown function"])
+def test_custom_probe_that_fails_stops_no_other(
+    site: Site, headers: dict[str, str], trouble: str
+) -> None:
+    site.set(DATACRUMBS_CUSTOM_PROBES="1")
+    category = NAMES
+    if trouble == "does not compile":
+        source = site.prefix / "libexec/datacrumbs/probes/process_names.bpf.c"
+        source.write_text("int broken(")
+    elif trouble == "missing":
+        category = Category(ProbeType.CUSTOM, "NAMES", ("set_name",), plugin="other")
+    else:
+        category = Category(ProbeType.CUSTOM, "NAMES", ("other",), plugin="process_names")
+    probes = site.probe_file(ALICE, [SYSCALLS, category])
+    with site.running("run1", probes, **headers) as daemon:
+        status = daemon.status()
+        site.workload(ALICE)
+    assert (status["requested"], status["attached"]) == (10, 9)
+    assert status["failures"][0][0] == "NAMES"
