@@ -209,9 +209,13 @@ sources_digest() {
 make_environment() {
 	local python
 	python=$(system_python)
-	if ! "$ENVIRONMENT/bin/python" -c '' 2>/dev/null; then
-		rm -rf "$ENVIRONMENT"
+	# The programs in it name their interpreter by path: one that was moved is made again.
+	local made_for=$ENVIRONMENT/.datacrumbs-path
+	if ! [[ -r $made_for && $(<"$made_for") == "$ENVIRONMENT" ]] ||
+		! "$ENVIRONMENT/bin/python" -c '' 2>/dev/null; then
+		rm -rf "$ENVIRONMENT" "$REPOSITORY/build/client"
 		logged "making $ENVIRONMENT" "$python" -m venv "$ENVIRONMENT"
+		printf '%s' "$ENVIRONMENT" >"$made_for" || fail "$made_for: cannot write"
 	fi
 	say "building and installing the three packages into $ENVIRONMENT"
 	logged "installing the Python packages" "$ENVIRONMENT/bin/pip" install --disable-pip-version-check \

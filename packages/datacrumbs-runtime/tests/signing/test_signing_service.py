@@ -263,7 +263,11 @@ def test_anybody_verifies_with_the_public_key_and_only_root_with_the_secret(site
     for path in (secret, public):
         path.chmod(0o644)
     program = (
-        "import os, sys; from datacrumbs_runtime.commands.datacrumbs_probe_verify import main;"
+        # Imported before, because that user may not be able to read this environment.
+        "import os, sys; import cryptography.exceptions;"
+        "import cryptography.hazmat.primitives.asymmetric.ed25519;"
+        "import datacrumbs_runtime.schema.probe_document, datacrumbs_runtime.signing.verify;"
+        "from datacrumbs_runtime.commands.datacrumbs_probe_verify import main;"
         f"os.setresgid({ALICE}, {ALICE}, {ALICE}); os.setresuid({ALICE}, {ALICE}, {ALICE}); main()"
     )
 
