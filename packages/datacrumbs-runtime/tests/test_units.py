@@ -42,9 +42,15 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from daemon_site import SYSCALLS, Site
+from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 site = Site.__new__(Site)
 site.shared, site.data_dir = Path("/tmp"), Path({prefix!r}) / "share/datacrumbs/data"
 site.probe_file("alice", [SYSCALLS])
+library = Path({prefix!r}) / "lib/libdatacrumbs_client.so"
+function = Category(
+    ProbeType.UPROBE, "CLIENT", ("datacrumbs_stop",), binary_path=str(library.resolve())
+)
+site.probe_file("alice", [function], name="library.json.gz")
 """
 
 
@@ -187,12 +193,15 @@ def put(name: str, path: str, text: str) -> None:
     docker("exec", "-i", name, "tee", path, stdin=text)
 
 
-def start(name: str, run_id: str, probe_file: str = "/tmp/alice-probes.json.gz") -> str:
+def start(
+    name: str, run_id: str, probe_file: str = "/tmp/alice-probes.json.gz", **settings: str
+) -> str:
     environment = {
         "DATACRUMBS_PROBE_FILE": probe_file,
         "DATACRUMBS_USER": "alice",
         "DATACRUMBS_SERVICE_RUN_ID": run_id,
         "DATACRUMBS_LOG_DIR": "/var/log/datacrumbs",
+        **settings,
     }
     lines = "".join(f"{key}={value}\n" for key, value in environment.items())
     put(name, f"/var/run/datacrumbs/datacrumbs-{run_id}.env", lines)
@@ -268,3 +277,25 @@ def test_two_services_at_once_and_a_killed_one_leaves_no_ready_file(
     assert "datacrumbs-b.ready" in listing
     docker("exec", name, "systemctl", "stop", "datacrumbs@b")
     assert property_of(name, "b", "Result") == "success"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("tier", ["uprobe.session", "uprobe.tracefs", "uprobe.perf"])
+def test_sandbox_lets_every_way_of_attaching_through(machine: tuple[str, Path], tier: str) -> None:
+    name, _ = machine
+    run_id = tier.replace(".", "-")
+    start(name, run_id, "/tmp/alice-library.json.gz", DATACRUMBS_MAX_TIER=tier)
+    status = docker("exec", name, "cat", f"/var/run/datacrumbs/datacrumbs-{run_id}.json")
+    docker("exec", name, "systemctl", "stop", f"datacrumbs@{run_id}")
+    document = json.loads(status)
+    assert document["attached"] == document["requested"] == 1, document["failures"]
+    assert document["tiers"]["uprobe"] == tier
+
+
+def test_what_the_kernel_can_be_tuned_with_is_read_only_but_for_tracefs() -> None:
+    (template,) = [path for path in TEMPLATES if path.name.startswith("datacrumbs@")]
+    lines = template.read_text().splitlines()
+    # systemd lets nothing make writable again what ProtectKernelTunables= makes read-only.
+    assert "ProtectKernelTunables=no" in lines
+    assert "ReadOnlyPaths=/sys /proc/sys" in lines
+    assert "ReadWritePaths=-/sys/kernel/tracing" in lines
