@@ -7,6 +7,7 @@ and to attach. It answers with frames: kind, length of what follows.
 
 import ctypes
 import json
+import os
 import select
 import signal
 import socket
@@ -19,6 +20,7 @@ FRAME = struct.Struct("=cI")
 READY, FAILED, EVENT, LOST = b"R", b"F", b"E", b"L"
 POLL_MS = 100
 PERF_PAGES = 64
+MAX_SAID_BYTES = 65536
 # How each kind of attachment is told to bcc.
 ATTACHMENTS: dict[str, Callable[[Any, str, bytes], None]] = {
     "kprobe": lambda bpf, target, name: bpf.attach_kprobe(event=target, fn_name=name),
@@ -67,6 +69,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
+    # The compiler writes what is wrong to standard error.
+    said = os.memfd_create("datacrumbs-custom")
+    os.dup2(said, 2)
     request = receive_line(connection)
     try:
         from bcc import BPF  # type: ignore[import-not-found,unused-ignore]
@@ -74,7 +79,9 @@ def main() -> None:
         bpf = BPF(text=request["source"])
         output = bpf[request["output"]]
     except Exception as error:  # noqa: BLE001  bcc raises nothing more precise
-        send(connection, FAILED, str(error).encode())
+        text = os.pread(said, MAX_SAID_BYTES, 0).decode(errors="replace")
+        reasons = [line for line in text.splitlines() if "error:" in line or "Unable" in line]
+        send(connection, FAILED, "; ".join([str(error), *reasons[:3]]).encode())
         return
 
     def on_event(cpu: int, data: int, size: int) -> None:
