@@ -336,6 +336,33 @@ static __always_inline void fill_call(struct dc_call *call, struct dc_pending *p
 	call->flags = flags;
 }
 
+/* The same for a call without values: nothing is prepared in memory, written from registers. */
+static __always_inline void write_bare_call(__u32 function, __u64 start_ns, __u64 duration,
+					    __s64 ret)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	void *ring = bpf_map_lookup_elem(&events, &cpu);
+	struct dc_call *call;
+
+	count_loss(DC_LOSS_OFFERED);
+	call = ring ? bpf_ringbuf_reserve(ring, sizeof(*call), 0) : NULL;
+	if (!call) {
+		count_loss(DC_LOSS_RING_FULL);
+		return;
+	}
+	call->start_ns = start_ns;
+	call->duration_ns = duration;
+	call->ret = ret;
+	call->process = pid_tgid >> 32;
+	call->thread = (__u32)pid_tgid;
+	call->function = function;
+	call->nr_values = 0;
+	call->present = 0;
+	call->flags = 0;
+	bpf_ringbuf_submit(call, BPF_RB_NO_WAKEUP);
+}
+
 /* Write the record of a call to this CPU's ring, or count it as dropped. */
 static __always_inline void write_call(struct dc_function *function, struct dc_pending *pending,
 				       __u64 pid_tgid, __u64 duration, __s64 ret, __u32 flags)

@@ -134,6 +134,11 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 
 	if (!function)
 		return;
+	if (!function->nr_sources && function->mode == DC_MODE_TRACE &&
+	    end_ns - start_ns >= function->threshold_ns) {
+		write_bare_call(index, start_ns, end_ns - start_ns, ret);
+		return;
+	}
 	if (slot != DC_COOKIE_NO_FRAME) {
 		struct dc_frames *calls =
 			bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
