@@ -367,3 +367,23 @@ def test_hundreds_of_short_processes(tmp_path: Path) -> None:
     # bash, its $(seq), and the three hundred
     assert len(processes) == 302
     assert len(set(processes.values())) <= 5, "all of /bin/true do the same"
+
+
+@pytest.mark.kernel
+def test_only_files_below_the_inclusion_path_are_traced(tmp_path: Path) -> None:
+    wanted, other = tmp_path / "wanted", tmp_path / "other"
+    for directory in (wanted, other):
+        directory.mkdir()
+        (directory / "file").write_text("text")
+    probes = tmp_path / "probes.yaml"
+    probes.write_text(f"include: [posix]\ninclusion_path: {wanted}\n")
+    files = [str(directory / "file") for directory in (wanted, other)]
+    done = record("--json", "--probes", probes, "--", "cat", *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.removeprefix("texttext"))
+    calls = events(the_trace(tmp_path))
+    assert summary["events"] == len(calls) > 2
+    assert summary["losses"]["excluded"] > len(calls)
+    (named,) = summary["files_by_time"]
+    assert named["path"] == files[0]
+    assert named["calls"] == len(calls)

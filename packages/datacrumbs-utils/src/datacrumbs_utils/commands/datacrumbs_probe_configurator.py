@@ -99,6 +99,11 @@ def command(
     if not quiet:
         for warning in selection.report.warnings:
             sys.stderr.write(f"{COMMAND}: warning: {warning}\n")
+        if config.inclusion_path:
+            sys.stderr.write(
+                f"{COMMAND}: warning: inclusion_path is a setting of the run, "
+                "DATACRUMBS_INCLUSION_PATHS: the probe file does not carry it\n"
+            )
     if explain:
         from datacrumbs_utils.discovery.explanation import explain as explanation_of
 

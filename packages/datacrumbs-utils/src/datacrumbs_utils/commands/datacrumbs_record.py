@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,9 +145,10 @@ def command(
     )
     if not dry_run:
         requirements.require()
+    found = probes_module.load(probes)
     request = session.Request(
-        probes=probes_module.load(probes),
-        settings=settings,
+        probes=found,
+        settings=replace(settings, inclusion_paths=found.inclusion_paths),
         command=command,
         pids=pids,
         user=child.account(user) if user else None,

@@ -131,11 +131,6 @@ def parse(text: str, where: str, variables: Mapping[str, str] | None = None) -> 
         else:
             known = nearest(key.text, TOP_LEVEL_KEYS)
             problems.error(key.position, f"unknown key {key.text}{known}")
-    for name in ("trace_log_dir", "inclusion_path"):
-        if name in top:
-            problems.warning(
-                top.place(name), f"{name} is a setting of the run: a probe file does not carry it"
-            )
     include = top.texts("include")
     parsed = _entries(top, problems, needs_entries=not include)
     inclusion = top.text("inclusion_path")

@@ -29,11 +29,13 @@ class Probes:
         probe_file: The functions.
         name: What the trace's file name calls it.
         warnings: What was asked for and is not on this machine.
+        inclusion_paths: Directories of the only files that are meant; empty: all files.
     """
 
     probe_file: ProbeFile
     name: str
     warnings: tuple[str, ...] = ()
+    inclusion_paths: tuple[Path, ...] = ()
 
 
 def load(name_or_path: str) -> Probes:
@@ -59,13 +61,14 @@ def load(name_or_path: str) -> Probes:
     config = sets.load(name_or_path)
     name = path.stem if path.suffix in _YAML_SUFFIXES else name_or_path.replace(",", "+")
     name = name.replace("/", "_")
+    inclusion_paths = tuple(map(Path, config.inclusion_path))
     listed = _listed_system_calls(config)
     if listed is not None:
-        return Probes(listed, name)
+        return Probes(listed, name, inclusion_paths=inclusion_paths)
     from datacrumbs_utils.discovery import select
 
     selection = select.select(config)
-    return Probes(selection.probe_file, name, selection.report.warnings)
+    return Probes(selection.probe_file, name, selection.report.warnings, inclusion_paths)
 
 
 def _listed_system_calls(config: "HostConfig") -> ProbeFile | None:
