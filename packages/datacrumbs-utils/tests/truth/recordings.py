@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import strace_log
@@ -21,6 +21,11 @@ RECORD = (
     "from datacrumbs_utils.commands.datacrumbs_record import main; main()",
 )
 TIMEOUT_S = 300.0
+# One run with many threads in twenty is misread by strace.
+ATTEMPTS = 5
+
+
+Recorded = TypeVar("Recorded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,20 @@ class Recorder:
             "\n".join(lines[:-1]),
             strace_log.read(log, where) if with_strace else [],
         )
+
+
+def with_witness(record: Callable[[int], Recorded]) -> Recorded:
+    """Return what a function records, which is called again when strace misread the run.
+
+    Args:
+        record: Gets the number of the attempt, from 0, to work where no earlier one has.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return record(attempt)
+        except strace_log.MisreadError:
+            continue
+    return record(ATTEMPTS - 1)
 
 
 def require(*names: str) -> None:

@@ -15,7 +15,7 @@ _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)", re.DOTALL)
 _CALL = re.compile(r"(?P<name>\w+)\((?P<rest>.*)", re.DOTALL)
 _RESULT = re.compile(
     r"(?P<value>-?\d+|0x[0-9a-f]+|\?)(?:<(?P<file>.*)>(?:\(deleted\))?)?"
-    r"(?: (?P<error>E\w+))?(?: \(.*)?(?: <unfinished.*)?",
+    r"(?: (?P<error>E\w+))?(?: \(.*)?(?: <(?:unfinished|unavailable).*)?",
     re.DOTALL,
 )
 _DESCRIPTOR = re.compile(r"(?P<number>-?\d+)(?:<(?P<file>.*)>(?:\(deleted\))?)?", re.DOTALL)
@@ -28,6 +28,14 @@ _NUMBER = r"-?(?:0x[0-9a-f]+|\d+)"
 _UNKNOWN = "syscall_0x"
 _NAMES = {number: name for name, number in numbers().items()}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "<": ">"}
+
+
+# No architecture has a system call of this number.
+_NO_NUMBER = 1024
+
+
+class MisreadError(ValueError):
+    """strace took the end of a call for the beginning of another: it is no witness of this run."""
 
 
 @dataclass(slots=True)
@@ -152,6 +160,9 @@ def read(path: Path, cwd: str) -> list[Call]:
     Args:
         path: The log.
         cwd: Where the first process was started.
+
+    Raises:
+        MisreadError: strace lost its place, as it does now and then with many threads.
     """
     state = _State()
     calls = []
@@ -201,7 +212,10 @@ def _finished(state: _State, thread: int, text: str) -> list[Call]:
     name = match["name"]
     undecoded = name.startswith(_UNKNOWN)
     if undecoded:
-        name = _NAMES[int(name.removeprefix(_UNKNOWN), 16)]
+        number = int(name.removeprefix(_UNKNOWN), 16)
+        if number >= _NO_NUMBER:
+            raise MisreadError(text)
+        name = _NAMES.get(number, name)
     call = Call(
         thread,
         name,

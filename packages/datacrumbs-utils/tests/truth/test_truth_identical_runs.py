@@ -15,7 +15,7 @@ from pathlib import Path
 import comparison
 import pytest
 import strace_log
-from recordings import HERE, TIMEOUT_S, Recorder, require
+from recordings import HERE, TIMEOUT_S, Recorder, require, with_witness
 from strace_log import Call
 from trace_file import Event
 
@@ -95,17 +95,21 @@ def test_sums_of_two_identical_runs_are_equal(
     fresh()
     recording = recorder(command, cwd=directory, env=environment)
     assert recording.report["complete"], recording.report["losses"]
-    fresh()
     log = tmp_path / "log"
-    subprocess.run(
-        ["strace", *strace_log.OPTIONS, "-o", log, *command],
-        cwd=directory,
-        env=environment,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=recording.status == 0,
-    )
-    calls = strace_log.read(log, str(directory))
+
+    def witness(_attempt: int) -> list[Call]:
+        fresh()
+        subprocess.run(
+            ["strace", *strace_log.OPTIONS, "-o", log, *command],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=recording.status == 0,
+        )
+        return strace_log.read(log, str(directory))
+
+    calls = with_witness(witness)
     counts, moved = sums_of_trace(recording.trace.events)
     expected_counts, expected_moved = sums_of_log(calls)
     assert counts - expected_counts == Counter()

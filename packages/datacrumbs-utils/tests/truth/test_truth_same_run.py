@@ -6,7 +6,7 @@ from pathlib import Path
 
 import comparison
 import pytest
-from recordings import HERE, Recorder, require
+from recordings import HERE, Recorder, Recording, require, with_witness
 
 pytestmark = pytest.mark.kernel
 
@@ -118,10 +118,14 @@ WORKLOADS: dict[str, tuple[Workload, int]] = {
 def test_trace_equals_strace(name: str, recorder: Recorder, programs: Path, tmp_path: Path) -> None:
     require("strace")
     workload, expected_calls = WORKLOADS[name]
-    directory = tmp_path / "work"
-    directory.mkdir()
-    argv = workload(programs, directory)
-    recording = recorder(argv, with_strace=True, cwd=directory)
+
+    def record(attempt: int) -> Recording:
+        directory = tmp_path / f"work{attempt}"
+        directory.mkdir()
+        argv = workload(programs, directory)
+        return recorder(argv, with_strace=True, cwd=directory)
+
+    recording = with_witness(record)
     assert recording.status == 0
     assert recording.report["complete"], recording.report["losses"]
     report = comparison.compare(recording.trace, recording.calls)
