@@ -30,7 +30,7 @@ def _record(scratch: Path, command: list[str]) -> dict[str, float]:
     return {
         "bytes": summary["trace_bytes"] / max(summary["events"], 1),
         "rate": summary["events"] / summary["duration_s"] / 1e6,
-        "lost": float(summary["lost"]),
+        "lost": float(summary["losses"]["offered"] - summary["losses"]["written"]),
     }
 
 
