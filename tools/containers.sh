@@ -11,14 +11,17 @@ start_container_engine() {
 		install_debian_packages docker.io
 	local log=$REPOSITORY/build/dockerd.log
 	if command -v dockerd >/dev/null; then
-		say "starting a container engine (log: $log)"
-		setsid dockerd >"$log" 2>&1 </dev/null &
-		ENGINE_PID=$!
-		local waited
-		for ((waited = 0; waited < 60; waited++)); do
-			docker info >/dev/null 2>&1 && return
-			kill -0 "$ENGINE_PID" 2>/dev/null || break
-			sleep 1
+		say "starting a container engine (log: $log.*)"
+		local attempt waited
+		# What an engine that was killed left behind can make the next one give up once.
+		for attempt in 1 2 3; do
+			setsid dockerd >"$log.$attempt" 2>&1 </dev/null &
+			ENGINE_PID=$!
+			for ((waited = 0; waited < 60; waited++)); do
+				docker info >/dev/null 2>&1 && return
+				kill -0 "$ENGINE_PID" 2>/dev/null || break
+				sleep 1
+			done
 		done
 	fi
 	say "WARNING: no container engine: tests under a real systemd will be skipped"
