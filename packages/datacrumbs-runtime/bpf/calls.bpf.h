@@ -323,16 +323,15 @@ static __always_inline int wants_exit_values(struct dc_function *function)
 	return function->flags & DC_FUNCTION_EXIT_VALUES;
 }
 
-static __always_inline void fill_call(struct dc_call *call, struct dc_pending *pending,
+static __always_inline void fill_call(struct dc_call *call, __u32 function, __u64 start_ns,
 				      __u64 pid_tgid, __u64 duration, __s64 ret, __u32 flags)
 {
-	call->start_ns = pending->start_ns;
+	call->start_ns = start_ns;
 	call->duration_ns = duration;
 	call->ret = ret;
 	call->process = pid_tgid >> 32;
 	call->thread = (__u32)pid_tgid;
-	call->function = pending->function;
-	call->present = pending->present;
+	call->function = function;
 	call->flags = flags;
 }
 
@@ -351,15 +350,9 @@ static __always_inline void write_bare_call(__u32 function, __u64 start_ns, __u6
 		count_loss(DC_LOSS_RING_FULL);
 		return;
 	}
-	call->start_ns = start_ns;
-	call->duration_ns = duration;
-	call->ret = ret;
-	call->process = pid_tgid >> 32;
-	call->thread = (__u32)pid_tgid;
-	call->function = function;
 	call->nr_values = 0;
 	call->present = 0;
-	call->flags = 0;
+	fill_call(call, function, start_ns, pid_tgid, duration, ret, 0);
 	bpf_ringbuf_submit(call, BPF_RB_NO_WAKEUP);
 }
 
@@ -394,7 +387,8 @@ static __always_inline void write_call(struct dc_function *function, struct dc_p
 		for (int i = 0; i < 8; i++)
 			call->values[i] = pending->values[i];
 	}
-	fill_call(call, pending, pid_tgid, duration, ret, flags);
+	call->present = pending->present;
+	fill_call(call, pending->function, pending->start_ns, pid_tgid, duration, ret, flags);
 	bpf_ringbuf_submit(call, BPF_RB_NO_WAKEUP);
 	return;
 full:
