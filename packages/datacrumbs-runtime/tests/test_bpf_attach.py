@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kernel_objects import open_ids, still_there
 
 from datacrumbs_runtime.bpf import attacher, features, layout, registry
 from datacrumbs_runtime.bpf.attach_report import AttachReport
@@ -110,32 +111,6 @@ def attached(
         yield made
     finally:
         made.close()
-
-
-def own_ids() -> set[tuple[str, int]]:
-    """Return the kernel's ids of the BPF objects that this process has open."""
-    found = set()
-    for entry in Path("/proc/self/fdinfo").iterdir():
-        try:
-            lines = entry.read_text().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name in {"prog_id", "map_id", "link_id"}:
-                found.add((name.removesuffix("_id"), int(value)))
-    return found
-
-
-def still_there(ids: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    library = ctypes.CDLL("libbpf.so.1")
-    alive = set()
-    for kind, number in ids:
-        descriptor = getattr(library, f"bpf_{kind}_get_fd_by_id")(ctypes.c_uint(number))
-        if descriptor >= 0:
-            os.close(descriptor)
-            alive.add((kind, number))
-    return alive
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
@@ -301,12 +276,12 @@ def test_a_place_beyond_the_file_is_refused(library: Path) -> None:
 
 
 def test_nothing_is_left_in_the_kernel(library: Path) -> None:
-    before = own_ids()
+    before = open_ids()
     with attached(build(library, many_functions()), libraries=(str(library),)):
-        ids = own_ids() - before
+        ids = open_ids() - before
         assert {kind for kind, _ in ids} == {"prog", "map", "link"}
         assert still_there(ids) == ids
-    assert own_ids() == before
+    assert open_ids() == before
     assert wait_until(lambda: not still_there(ids)), still_there(ids)
 
 

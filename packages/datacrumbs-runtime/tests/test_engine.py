@@ -1,6 +1,5 @@
 """Whole runs: what a process did equals what its trace says, and nothing stays behind."""
 
-import ctypes
 import gzip
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_objects import open_ids, still_there
 
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings, RunSummary
 from datacrumbs_runtime.errors import AttachError, KernelError, TraceError
@@ -375,7 +375,7 @@ def test_a_killed_recorder_leaves_a_valid_trace_and_nothing_in_the_kernel(tmp_pa
         ) as recorder:
             assert recorder.stdout is not None
             assert recorder.stdout.readline() == b"ready\n"
-            ids = _ids_of(recorder.pid)
+            ids = open_ids(recorder.pid)
             assert {kind for kind, _ in ids} == {"prog", "map", "link"}
             assert child.stdin is not None
             child.stdin.write(b"\n")
@@ -389,27 +389,6 @@ def test_a_killed_recorder_leaves_a_valid_trace_and_nothing_in_the_kernel(tmp_pa
     # What was done more than a second before the end is there.
     assert last_us - first_us > 1_300_000
     deadline = time.monotonic() + WAIT_S
-    while left := _alive(ids):
+    while left := still_there(ids):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
-
-
-def _ids_of(process: int) -> set[tuple[str, int]]:
-    found = set()
-    for entry in Path(f"/proc/{process}/fdinfo").iterdir():
-        for line in entry.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in {"prog_id", "map_id", "link_id"}:
-                found.add((name.removesuffix("_id"), int(value)))
-    return found
-
-
-def _alive(ids: set[tuple[str, int]]) -> set[tuple[str, int]]:
-    library = ctypes.CDLL("libbpf.so.1")
-    alive = set()
-    for kind, number in ids:
-        descriptor = getattr(library, f"bpf_{kind}_get_fd_by_id")(ctypes.c_uint(number))
-        if descriptor >= 0:
-            os.close(descriptor)
-            alive.add((kind, number))
-    return alive
