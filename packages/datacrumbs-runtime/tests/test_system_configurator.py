@@ -105,7 +105,56 @@ def test_job_id_variable_follows_a_new_scheduler(tmp_path: Path, database: Path)
 
 
 @needs_root
-@pytest.mark.parametrize("assignment", ["DATACRUMBS_MODE=x", "DATACRUMBS_X=1", "DATACRUMBS_MODE"])
+def test_run_id_file_follows_a_new_run_directory(tmp_path: Path, database: Path) -> None:
+    configurator(tmp_path)
+    done = configurator(tmp_path, "--set", "DATACRUMBS_SERVER_RUN_DIR=/r")
+    assert content(database)["DATACRUMBS_SERVER_RUN_ID_FILE"] == "/r/datacrumbs.runid"
+    assert "run datacrumbs_bootstrap again" in done.stderr
+
+
+@needs_root
+def test_setting_that_somebody_chose_follows_nothing(tmp_path: Path, database: Path) -> None:
+    configurator(tmp_path, "--set", "DATACRUMBS_SERVER_RUN_ID_FILE=/mine/id")
+    configurator(tmp_path, "--set", "DATACRUMBS_SERVER_RUN_DIR=/r")
+    assert content(database)["DATACRUMBS_SERVER_RUN_ID_FILE"] == "/mine/id"
+
+
+@needs_root
+def test_facts_of_an_installation_cannot_be_set_later(tmp_path: Path, database: Path) -> None:
+    configurator(tmp_path)
+    before = database.read_bytes()
+    done = configurator(tmp_path, "--set", "DATACRUMBS_INSTALL_PREFIX=/elsewhere")
+    assert done.returncode == 1
+    assert "DATACRUMBS_INSTALL_PREFIX: was fixed when the installation was made" in done.stderr
+    assert database.read_bytes() == before
+
+
+@needs_root
+def test_show_tells_where_the_secret_is_but_not_what_it_is(tmp_path: Path, database: Path) -> None:
+    configurator(tmp_path)
+    secret = database.parent / ".datacrumbs-probe-secret"
+    shown = configurator(tmp_path, "--show").stdout
+    assert f"# secret: {secret}\n" in shown
+    assert secret.read_text().strip() not in shown
+    secret.unlink()
+    assert f"# secret: {secret} is missing\n" in configurator(tmp_path, "--show").stdout
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--shell"], ["--show", "--set", "A=1"]])
+def test_options_that_do_not_go_together_are_wrong_usage(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    done = configurator(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("datacrumbs_system_configurator: error: --")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "assignment",
+    ["DATACRUMBS_MODE=x", "DATACRUMBS_MAX_TIER=x", "DATACRUMBS_X=1", "DATACRUMBS_MODE"],
+)
 def test_impossible_setting_is_refused_and_nothing_changes(
     tmp_path: Path, database: Path, assignment: str
 ) -> None:

@@ -34,6 +34,11 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname).1s %(name)s: %(message)s", force=True)
 
 
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: how it is used, a line each."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
 def common_options(command: Decorated) -> Decorated:
     """Add -v/--verbose, --quiet and -n/--dry-run, also settable as VERBOSE, QUIET, DRY_RUN."""
     options = (

@@ -19,11 +19,11 @@ from datacrumbs_runtime.schema.site_config import (
 from datacrumbs_runtime.schema.system_configuration import (
     DATA_SUBDIRECTORY,
     FILE_OVERRIDE_VARIABLE,
+    SystemConfiguration,
     read_system_configuration,
 )
 
 MODE = 0o644
-_JOB_ID_VAR = "DATACRUMBS_JOB_ID_VAR"
 _TABLES = (
     "CREATE TABLE system_configuration (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE summary (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -126,6 +126,29 @@ def create_system_configuration(path: Path, config: SiteConfig) -> bool:
     return True
 
 
+def fixed_settings(values: Mapping[str, str]) -> list[str]:
+    """Return which keys are facts of an installation, which only making it anew changes."""
+    return [key for key in values if setting_of(key, "--set").group is Group.INSTALLATION]
+
+
+def _with_followers(present: SystemConfiguration, values: Mapping[str, str]) -> dict[str, str]:
+    """Return new values, and those of other settings that were what the old ones made them.
+
+    The run-id file is in the run directory, for instance, unless somebody put it elsewhere.
+    """
+    changed = dict(values)
+    for setting in settings():
+        stored = present.stored.get(setting.key)
+        if setting.key in values or stored is None:
+            continue
+        others = {key: text for key, text in present.stored.items() if key != setting.key}
+        before = SiteConfig.from_values(others, str(present.path))
+        after = SiteConfig.from_values({**others, **changed}, str(present.path))
+        if stored == before.as_values()[setting.key] != after.as_values()[setting.key]:
+            changed[setting.key] = after.as_values()[setting.key]
+    return changed
+
+
 def change_system_configuration(path: Path, values: Mapping[str, str]) -> None:
     """Change settings in an existing system configuration.
 
@@ -139,11 +162,7 @@ def change_system_configuration(path: Path, values: Mapping[str, str]) -> None:
         ConfigurationError: It could not be read or written, or the whole would not be valid.
     """
     present = read_system_configuration(path)
-    if "DATACRUMBS_JOB_SCHEDULER" in values and _JOB_ID_VAR not in values:
-        # It was the old scheduler's variable: let it follow.
-        stored = {key: text for key, text in present.stored.items() if key != _JOB_ID_VAR}
-        config = SiteConfig.from_values({**stored, **values}, str(path))
-        values = {**values, _JOB_ID_VAR: config.job_id_var}
+    values = _with_followers(present, values)
     SiteConfig.from_values({**present.stored, **values}, str(path))
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, run_command
-from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime import __version__
+from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, examples, run_command
+from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
@@ -18,12 +19,32 @@ from datacrumbs_runtime.signing.keys import SECRET_NAME, create_key
 from datacrumbs_runtime.system_config import (
     change_system_configuration,
     create_system_configuration,
+    fixed_settings,
     parse_assignments,
     planned_configuration,
 )
 
+# Units, host configuration and datacrumbs_wrap were made with these.
+_RENDERED = frozenset(
+    {
+        "DATACRUMBS_SERVER_RUN_DIR",
+        "DATACRUMBS_LOG_DIR",
+        "DATACRUMBS_TRACE_DIR_PATTERN",
+    }
+)
 
-@click.command("datacrumbs_system_configurator", context_settings=CONTEXT_SETTINGS)
+
+@click.command(
+    "datacrumbs_system_configurator",
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs_system_configurator",
+        "datacrumbs_system_configurator --show",
+        "datacrumbs_system_configurator --set DATACRUMBS_JOB_SCHEDULER=SLURM",
+        "datacrumbs_system_configurator --set DATACRUMBS_THROTTLE_CALLS_PER_S=500000",
+    ),
+)
+@click.version_option(__version__)
 @click.option(
     "--prefix",
     type=click.Path(path_type=Path),
@@ -52,8 +73,14 @@ def command(
 ) -> None:
     """Make the system configuration and the probe secret of this installation if they are missing.
 
-    What exists is never changed, but for the settings that --set names.
+    What exists is never changed, but for the settings that --set names and others that follow
+    from them.
     """
+    for name, is_given in (("--json", as_json), ("--shell", shell)):
+        if is_given and not show:
+            raise UsageError(f"{name}: only with --show")
+    if show and assignments:
+        raise UsageError("--set: not with --show")
     root = (prefix or find_prefix()).absolute()
     changes = parse_assignments(assignments)
     if show:
@@ -80,9 +107,14 @@ def _show(prefix: Path, *, as_json: bool, shell: bool) -> None:
         for key, value in values.items():
             click.echo(f"export {key}={shlex.quote(value)}")
     else:
-        click.echo(f"# {path}")
+        click.echo(f"# settings: {path}")
+        click.echo(f"# secret: {_state_of(path.parent / SECRET_NAME)}")
         for key, value in values.items():
             click.echo(f"{key}={value}")
+
+
+def _state_of(secret: Path) -> str:
+    return str(secret) if secret.exists() else f"{secret} is missing"
 
 
 def _make(prefix: Path, changes: dict[str, str], *, quiet: bool, dry_run: bool) -> None:
@@ -101,9 +133,16 @@ def _make(prefix: Path, changes: dict[str, str], *, quiet: bool, dry_run: bool) 
         if not dry_run:
             create_system_configuration(path, config)
     elif changes:
+        for key in fixed_settings(changes):
+            raise ConfigurationError(
+                f"--set: {key}: was fixed when the installation was made",
+                hint="datacrumbs_bootstrap makes another one, with --prefix and --set",
+            )
         say(f"set {', '.join(changes)} in {path}")
         if not dry_run:
             change_system_configuration(path, changes)
+            if _RENDERED & set(changes):
+                say("run datacrumbs_bootstrap again: installed files name these directories")
     secret = path.parent / SECRET_NAME
     if not secret.exists():
         say(f"make {secret}")
