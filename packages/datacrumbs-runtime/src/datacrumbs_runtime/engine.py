@@ -327,9 +327,12 @@ class Engine:
             self.statistics(),
             detach_ns,
         )
-        losses = summary.statistics.losses
-        log = logger.warning if losses.lost_calls or losses.unaccounted else logger.info
-        log("%s: %d calls, %s", summary.trace_path, summary.events, losses.summary())
+        if self._started_ns is not None:
+            losses = summary.statistics.losses
+            log = logger.warning if losses.lost_calls or losses.unaccounted else logger.info
+            counted = f" and {losses.counted} that were counted" if losses.counted else ""
+            calls, lost = summary.events, losses.summary()
+            log("%s: %d calls%s, %s", summary.trace_path, calls, counted, lost)
         return summary
 
     def _load_settings(self) -> LoadSettings:

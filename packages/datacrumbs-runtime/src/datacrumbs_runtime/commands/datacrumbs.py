@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -12,11 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from datacrumbs_runtime import __version__
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, run_command
-from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.cli import CONTEXT_SETTINGS, examples, run_command
+from datacrumbs_runtime.errors import DatacrumbsError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.run_id import check_run_id, choose_run_id
-from datacrumbs_runtime.schema.site_config import Group, SiteConfig, parse_setting, settings
+from datacrumbs_runtime.schema.site_config import Group, SiteConfig, settings
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
     read_system_configuration,
@@ -39,14 +40,28 @@ def _setting_options(command: Decorated) -> Decorated:
             option = click.option(
                 f"--{setting.name.replace('_', '-')}",
                 setting.name,
-                metavar=setting.type_name.upper(),
+                metavar=_metavar(setting.type_name),
                 help=setting.meaning,
             )
             command = option(command)
     return command
 
 
-@click.command("datacrumbs", context_settings=CONTEXT_SETTINGS)
+def _metavar(type_name: str) -> str:
+    """Return a kind of value in one word: ``path pattern`` and ``0 or 1`` are several."""
+    words = re.split(", | or ", type_name)
+    return "|".join(words) if len(words) > 1 else type_name.upper().replace(" ", "-")
+
+
+@click.command(
+    "datacrumbs",
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs --check /home/anna/probes.json.gz",
+        "datacrumbs /home/anna/probes.json.gz 4711",
+        "datacrumbs --mode profile --profile-interval-s 10 /home/anna/probes.json.gz",
+    ),
+)
 @click.version_option(__version__)
 @click.argument("probe_file", metavar="SIGNED-PROBES.JSON.GZ")
 @click.argument("run_id", required=False)
@@ -79,8 +94,10 @@ def command(
 
     The probe file must be signed for that user on this site. The run id is the argument, else the
     job's id, else the time. Options win over the environment (DATACRUMBS_...), and that over the
-    system configuration.
+    system configuration, which datacrumbs_system_configurator --show prints.
     """
+    if as_json and not check:
+        raise UsageError("--json: only with --check", hint="datacrumbs_status --json tells of runs")
     if os.geteuid() != 0:
         raise DatacrumbsError(
             "only root may load BPF programs and read the probe secret",
@@ -97,7 +114,8 @@ def command(
     from datacrumbs_runtime.run_preparation import RunRequest
 
     request = RunRequest(
-        probe_file=probe_file,
+        # Whoever opens it may work elsewhere, and so may whoever reads the status.
+        probe_file=str(Path(probe_file).absolute()),
         run_id=chosen,
         system=system,
         config=config,
@@ -126,8 +144,11 @@ def _with_options(config: SiteConfig, options: dict[str, str | None]) -> SiteCon
     for setting in settings():
         text = options.get(setting.name)
         if text is not None:
-            where = f"--{setting.name.replace('_', '-')}"
-            changes[setting.name] = parse_setting(setting, text, where)
+            try:
+                changes[setting.name] = setting.parse(text)
+            except ValueError as error:
+                option = f"--{setting.name.replace('_', '-')}"
+                raise UsageError(f"{option}: {text!r}: {error}") from error
     return replace(config, **changes)
 
 

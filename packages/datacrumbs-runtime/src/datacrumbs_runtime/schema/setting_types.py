@@ -58,6 +58,14 @@ def variable_name(value: str) -> str:
     return value
 
 
+def tiers(value: str) -> str:
+    """Names of ways of attaching, separated by commas, or nothing."""
+    for part in filter(None, value.replace(" ", "").split(",")):
+        if not re.fullmatch(r"[a-z]+\.[a-z]+", part):
+            raise ValueError(f"{part} is not a name such as uprobe.multi")
+    return value
+
+
 def name(value: str) -> str:
     """A name of a user or host."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", value):

@@ -342,9 +342,10 @@ class SiteConfig:
     max_tier: str = _setting(
         Group.RUN,
         "",
-        "The best way of attaching that is tried. Empty: the best there is.",
-        setting_types.text,
-        "name",
+        "The best way of attaching that is tried, such as uprobe.multi; several with commas. "
+        "Empty: the best there is.",
+        setting_types.tiers,
+        "tiers",
         environment=True,
     )
     log_level: str = _setting(
