@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -226,7 +226,13 @@ class Site:
             daemon.process.kill()
             daemon.process.wait()
 
-    def wrapped(self, user: str, *command: str) -> subprocess.CompletedProcess[str]:
+    def wrapped(
+        self,
+        user: str,
+        *command: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command through datacrumbs_wrap as a user, to its end."""
         return subprocess.run(
             [self.prefix / "bin/datacrumbs_wrap", *command],
@@ -234,8 +240,8 @@ class Site:
             text=True,
             check=False,
             timeout=120,
-            env={"PATH": "/usr/bin:/bin"},
-            cwd="/",
+            env={"PATH": "/usr/bin:/bin"} if env is None else dict(env),
+            cwd=cwd or "/",
             **as_user(user),
         )
 

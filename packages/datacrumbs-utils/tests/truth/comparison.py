@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from strace_log import Call, absolute
 from trace_file import Event, Trace
 
+from datacrumbs_runtime.bpf import aio_table
 from datacrumbs_runtime.bpf.layout import FunctionFlag, SourceKind
 from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, SystemCall
 from datacrumbs_runtime.bpf.values import NO_ARGUMENT, Value
@@ -19,6 +20,7 @@ UNDECODED = frozenset({"fchmodat2", "setxattrat", "getxattrat", "listxattrat", "
 CUT = "(a path longer than the kernel takes)"
 CUT_CHARACTERS = 4000
 _FILE_KINDS = (SourceKind.FD, SourceKind.PATH, SourceKind.RETURNED_FD, SourceKind.MAPPING)
+_REQUESTS = {request.shown_as: request.flags for request in aio_table.REQUESTS}
 _WIDTHS = {"i32": 32, "u32": 32, "u16": 16, "i64": 64, "u64": 64}
 
 
@@ -31,12 +33,14 @@ class Report:
         values: Values compared.
         files: Paths compared.
         differences: One line for each.
+        before: Calls of strace's child before strace began to watch it.
     """
 
     calls: int = 0
     values: int = 0
     files: int = 0
     differences: list[str] = field(default_factory=list)
+    before: list[Event] = field(default_factory=list)
 
 
 def recorded(calls: Iterable[Call]) -> list[Call]:
@@ -53,13 +57,28 @@ def _is_about_a_file(call: Call) -> bool:
     return call.name == "mmap" and call.descriptor_file(4) is not None
 
 
-def compare(trace: Trace, calls: list[Call], *, exact_order: bool = True) -> Report:
+def require_equal(trace: Trace, calls: list[Call], at_least: int) -> Report:
+    """Fail unless a trace and a log are equal, and as long as they must be.
+
+    Args:
+        trace: The trace.
+        calls: The log.
+        at_least: Calls that must be in both.
+    """
+    report = compare(trace, calls)
+    assert report.differences == []
+    assert report.calls >= at_least
+    assert report.values >= report.calls
+    assert report.files > 0.8 * report.calls
+    return report
+
+
+def compare(trace: Trace, calls: list[Call]) -> Report:
     """Compare every call of every thread, in order, with all its values.
 
     Args:
         trace: The trace; threads that are not in the log (strace's own) are left aside.
         calls: The log.
-        exact_order: Whether the order of a thread's calls is compared too.
     """
     report = Report()
     threads = {call.thread for call in calls}
@@ -68,13 +87,14 @@ def compare(trace: Trace, calls: list[Call], *, exact_order: bool = True) -> Rep
     for call in recorded(calls):
         logged[call.thread].append(call)
     for event in sorted(trace.events, key=lambda event: event.start_us):
-        if event.thread in threads and not _is_mapping_call(event):
+        if event.thread in threads and not is_mapping_call(event.system_call):
             seen[event.thread].append(event)
     for thread in sorted(threads):
         mine, theirs = seen[thread], logged[thread]
         # strace's child does a few things of its own before it becomes the command
         extra = len(mine) - len(theirs)
         if extra > 0 and [each.system_call for each in mine[extra:]] == [c.name for c in theirs]:
+            report.before += mine[:extra]
             mine = mine[extra:]
         if [each.system_call for each in mine] != [call.name for call in theirs]:
             ours = Counter(each.system_call for each in mine)
@@ -98,14 +118,15 @@ def is_left_aside(event: Event) -> bool:
     return bool(described.flags & FunctionFlag.FILE_ONLY) or event.system_call in UNDECODED
 
 
-def _is_mapping_call(event: Event) -> bool:
-    name = event.system_call
+def is_mapping_call(name: str) -> bool:
+    """Return whether a system call is about mapped memory of which strace knows no file."""
     return name != "mmap" and bool(SYSTEM_CALLS[name].flags & FunctionFlag.FILE_ONLY)
 
 
 def moves_bytes(name: str) -> bool:
-    """Return whether a system call returns how many bytes it moved."""
-    return bool(SYSTEM_CALLS[name].flags & FunctionFlag.BYTES)
+    """Return whether a system call, or a request of one, returns how many bytes it moved."""
+    flags = _REQUESTS[name] if name in _REQUESTS else SYSTEM_CALLS[name].flags
+    return bool(flags & FunctionFlag.BYTES)
 
 
 def file_of_call(call: Call) -> str | None:

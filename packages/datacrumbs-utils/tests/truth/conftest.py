@@ -1,10 +1,13 @@
 """Fixtures of the truth tests: what records, and what is recorded."""
 
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recordings import HERE, Recorder
+from daemon_site import open_directory
+from recordings import HERE, CommandRecorder, Recorder
 
 
 @pytest.fixture
@@ -12,17 +15,26 @@ def recorder(tmp_path: Path) -> Recorder:
     """Return what records commands."""
     directory = tmp_path / "traces"
     directory.mkdir()
-    return Recorder(directory)
+    return CommandRecorder(directory)
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the compiled programs of these tests."""
-    directory = tmp_path_factory.mktemp("programs")
-    for source in sorted((HERE / "programs").glob("*.c")):
-        target = directory / source.stem
-        linking = ["-static"] if source.stem.startswith("static") else []
-        subprocess.run(
-            ["cc", "-O1", "-pthread", *linking, "-o", target, source], check=True, timeout=60
-        )
-    return directory
+def programs() -> Iterator[Path]:
+    """Return a directory with the programs of these tests, which everybody can run."""
+    with open_directory() as directory:
+        for source in sorted((HERE / "programs").iterdir()):
+            target = directory / source.name
+            if source.suffix == ".py":
+                shutil.copy(source, target)
+            elif source.suffix == ".c":
+                target = directory / source.stem
+                linking = ["-static"] if source.stem.startswith("static") else []
+                subprocess.run(
+                    ["cc", "-O1", "-pthread", *linking, "-o", target, source],
+                    check=True,
+                    timeout=60,
+                )
+            else:
+                continue
+            target.chmod(0o755)
+        yield directory

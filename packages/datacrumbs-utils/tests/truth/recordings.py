@@ -1,12 +1,13 @@
-"""Recording a command, with strace or without."""
+"""Recording a command, with strace or without, whatever it is that records."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +35,11 @@ class Recording:
 
     Attributes:
         trace: The trace.
-        report: What ``--json`` printed.
+        report: What ``--json`` printed, or as much of it as the trace tells.
         status: Exit status.
         stdout: What the command itself printed.
         calls: What strace wrote of the same run; empty without it.
+        others: Traces of the same run by other recorders, by their names.
     """
 
     trace: trace_file.Trace
@@ -45,10 +47,15 @@ class Recording:
     status: int
     stdout: str
     calls: list[strace_log.Call]
+    others: Mapping[str, trace_file.Trace] = field(default_factory=dict)
 
 
-class Recorder:
-    """Records commands into a directory of its own."""
+class Recorder(ABC):
+    """Records commands into a directory of its own.
+
+    Args:
+        directory: Where whoever runs the commands may write.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,11 +72,39 @@ class Recorder:
     ) -> Recording:
         """Record a command to its end."""
         self._runs += 1
-        path = self.directory / f"run{self._runs}.pfw.gz"
         log = self.directory / f"run{self._runs}.strace"
         command = [os.fspath(each) for each in argv]
         if with_strace:
             command = ["strace", *strace_log.OPTIONS, "-o", str(log), *command]
+        recording = self.record(f"run{self._runs}", command, options, cwd, env)
+        if not with_strace:
+            return recording
+        return replace(recording, calls=strace_log.read(log, str(cwd or Path.cwd())))
+
+    @abstractmethod
+    def record(
+        self,
+        name: str,
+        command: Sequence[str],
+        options: Sequence[str],
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+    ) -> Recording:
+        """Record a command under a name that no other recording has."""
+
+
+class CommandRecorder(Recorder):
+    """Records with ``datacrumbs_record``."""
+
+    def record(
+        self,
+        name: str,
+        command: Sequence[str],
+        options: Sequence[str],
+        cwd: Path | None,
+        env: Mapping[str, str] | None,
+    ) -> Recording:
+        path = self.directory / f"{name}.pfw.gz"
         completed = subprocess.run(
             [*RECORD, "--json", "--output", str(path), *options, "--", *command],
             capture_output=True,
@@ -82,13 +117,12 @@ class Recorder:
         lines = completed.stdout.splitlines()
         assert lines, completed.stderr
         assert lines[-1].startswith("{"), completed.stdout + completed.stderr
-        where = str(cwd or Path.cwd())
         return Recording(
             trace_file.read(path),
             json.loads(lines[-1]),
             completed.returncode,
             "\n".join(lines[:-1]),
-            strace_log.read(log, where) if with_strace else [],
+            [],
         )
 
 
