@@ -1,4 +1,4 @@
-"""What all commands share: how they end, how they log, which options they have in common."""
+"""What all commands share: how they end, log and show text, which options they have in common."""
 
 import logging
 import os
@@ -32,6 +32,21 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     """Send log records to standard error: warnings, or everything, or errors only."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname).1s %(name)s: %(message)s", force=True)
+
+
+def printable(text: str) -> str:
+    """Return a text from elsewhere in which nothing controls the terminal."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
+
+
+def shortened(path: str, columns: int) -> str:
+    """Return a path that fits: its end says more than its middle."""
+    if len(path) <= columns:
+        return path
+    head = columns // 4
+    return path[:head] + "..." + path[len(path) - (columns - head - 3) :]
 
 
 def examples(*lines: str) -> str:

@@ -17,6 +17,7 @@ _MAX_PID_DIGITS = 10
 _NEEDED: dict[str, type | tuple[type, ...]] = {
     "user": str,
     "since": (int, float),
+    "updated": (int, float),
     "probe_file": str,
     "trace": str,
     "mode": str,

@@ -130,6 +130,7 @@ def _functions(statistics: Statistics) -> list[dict[str, Any]]:
         {
             "category": item.category,
             "name": item.name,
+            "function": item.probe_name,
             "calls": item.statistics.calls,
             "errors": item.statistics.errors,
             "time_ns": item.statistics.time_ns,

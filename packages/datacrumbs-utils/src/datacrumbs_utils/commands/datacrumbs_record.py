@@ -130,10 +130,10 @@ def command(
 
     signals = Signals()
     from datacrumbs_runtime.engine import RunSettings
+    from datacrumbs_runtime.schema.quantities import size_bytes, time_ns
     from datacrumbs_utils.recording import child, requirements, session
     from datacrumbs_utils.recording import output as output_module
     from datacrumbs_utils.recording import probes as probes_module
-    from datacrumbs_utils.recording.quantities import size_bytes, time_ns
 
     settings = RunSettings(
         mode=mode,

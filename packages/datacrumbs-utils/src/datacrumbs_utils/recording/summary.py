@@ -8,8 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from datacrumbs_runtime.cli import printable, shortened
 from datacrumbs_runtime.engine import FileStatistics, FunctionStatistics, FunctionSummary
-from datacrumbs_utils.recording.quantities import (
+from datacrumbs_runtime.schema.quantities import (
     shown_bytes,
     shown_count,
     shown_rate,
@@ -160,21 +161,6 @@ def _files_table(title: str, files: Sequence[FileStatistics], width: int) -> Tab
             shown_bytes(file.bytes) if file.bytes else "",
         )
     return table
-
-
-def printable(text: str) -> str:
-    """Return a text in which nothing controls the terminal."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in text
-    )
-
-
-def shortened(path: str, columns: int) -> str:
-    """Return a path that fits: its end says more than its middle."""
-    if len(path) <= columns:
-        return path
-    head = columns // 4
-    return path[:head] + "..." + path[len(path) - (columns - head - 3) :]
 
 
 def _losses(outcome: Outcome) -> Iterable[RenderableType]:

@@ -3,7 +3,7 @@
 import pytest
 
 from datacrumbs_runtime.errors import UsageError
-from datacrumbs_utils.recording import quantities
+from datacrumbs_runtime.schema import quantities
 
 SIZES = {
     "0": 0,
