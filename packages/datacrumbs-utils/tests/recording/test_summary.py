@@ -1,6 +1,7 @@
 """The summary: what it shows, in the width it has, without colour where nobody sees any."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from datacrumbs_utils.recording.session import Outcome
 
 TITLES = "calls errors total mean p50 p99 max bytes MiB/s"
 READ = "read 1000 100 5.00ms 5.00us 4.50us 80.0us 90.0us 5.00MiB 1000"
+LONG_NAME = "a_function_with_quite_a_long_time_name_of_its_own"
 NOTHING_LOST = Losses(offered=1200, written=1200, entered=1200)
 
 
@@ -44,7 +46,7 @@ def outcome(losses: Losses = NOTHING_LOST, failures: tuple[AttachFailure, ...] =
             function("POSIX", "read", "read", 1000, 5 << 20),
             function("POSIX", "open", "openat", 150, 0),
             function("POSIX", "open", "creat", 50, 0),
-            function("STDIO", "a_function_with_quite_a_long_time_name", "x:0x1", 7, 0),
+            function("STDIO", LONG_NAME, "x:0x1", 7, 0),
         ),
         files=BusiestFiles(files, tuple(sorted(files, key=lambda file: -file.bytes))),
         losses=losses,
@@ -69,7 +71,23 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     head = next(line for line in lines if line.startswith("POSIX"))
     assert head.split()[1:] == TITLES.split()
     assert not any("…" in line for line in lines)
-    assert ("a_function_with_quite_a_long_time_name" in "".join(lines)) == (width >= 120)
+    assert (LONG_NAME in "".join(lines)) == (width >= 120)
+
+
+def test_what_takes_no_time_and_moves_no_bytes_has_no_such_columns() -> None:
+    what = outcome()
+    sums = FunctionStatistics(0, 400, 0, *(0,) * 6, (0,) * 32)
+    name = "mm_filemap_add_to_page_cache"
+    instant = FunctionSummary("page_cache", name, name, sums)
+    functions = (*what.summary.statistics.functions, instant)
+    statistics = replace(what.summary.statistics, functions=functions)
+    text = printed(80, replace(what, summary=replace(what.summary, statistics=statistics)))
+    lines = text.splitlines()
+    assert [line.split() for line in lines if line.startswith("page_cache")] == [
+        ["page_cache", "calls"]
+    ]
+    assert [name, "400"] in [line.split() for line in lines]
+    assert "0ns" not in text
 
 
 def test_numbers_of_a_function() -> None:

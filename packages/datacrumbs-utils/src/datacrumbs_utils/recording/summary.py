@@ -37,9 +37,12 @@ def _parts(width: int, title: str, outcome: Outcome) -> Iterable[RenderableType]
     statistics = outcome.summary.statistics
     yield Text()
     yield _head(title, outcome)
-    for category, functions in _by_category(statistics.functions):
+    categories = _by_category(statistics.functions)
+    # The tables stand below each other: their columns shall as well, as far as there is room.
+    longest = max((len(row[0]) for _, members in categories for row in _rows(members)), default=0)
+    for category, functions in categories:
         yield Text()
-        yield _functions_table(category, functions, width)
+        yield _functions_table(category, functions, width, longest)
     if statistics.files.by_time:
         yield Text()
         yield _files(outcome, width)
@@ -80,7 +83,33 @@ def _shown_name(function: FunctionSummary, twice: frozenset[str]) -> str:
     return function.name
 
 
-def _functions_table(category: str, functions: list[FunctionSummary], width: int) -> Table:
+def _functions_table(
+    category: str, functions: list[FunctionSummary], width: int, least_name_columns: int
+) -> Table:
+    rows = _rows(functions)
+    # Spans have no bytes, and what only happens, as an instant, takes no time either.
+    used = [index for index in range(1, len(_TITLES) + 1) if any(row[index] for row in rows)]
+    columns = [max(len(_TITLES[index - 1]), *(len(row[index]) for row in rows)) for index in used]
+    gap = 1 if width < WIDE_COLUMNS else 2
+    name_columns = max(_NAME_COLUMNS, width - sum(columns) - gap * len(columns))
+    table = _table(gap)
+    table.add_column(
+        shortened(printable(category), name_columns),
+        no_wrap=True,
+        style="cyan",
+        min_width=min(name_columns, least_name_columns),
+    )
+    for index, wide in zip(used, columns, strict=True):
+        title = _TITLES[index - 1]
+        style = "yellow" if title == "errors" else None
+        table.add_column(title, justify="right", no_wrap=True, min_width=wide, style=style)
+    for row in rows:
+        table.add_row(shortened(row[0], name_columns), *(row[index] for index in used))
+    return table
+
+
+def _rows(functions: list[FunctionSummary]) -> list[tuple[str, ...]]:
+    """Return a row for each function: its name, then what the titles say."""
     names = [one.name for one in functions]
     twice = frozenset(name for name in names if names.count(name) > 1)
     rows = [
@@ -90,32 +119,27 @@ def _functions_table(category: str, functions: list[FunctionSummary], width: int
     rest = [one.statistics for one in functions[FUNCTIONS_SHOWN:]]
     if rest:
         calls, time_ns = sum(one.calls for one in rest), sum(one.time_ns for one in rest)
-        rows.append((f"{len(rest)} more", shown_count(calls), "", shown_time(time_ns)))
-    gap = 1 if width < WIDE_COLUMNS else 2
-    columns = [
-        max(len(title), *(len(row[index]) for row in rows if len(row) > index))
-        for index, title in enumerate(_TITLES, 1)
-    ]
-    name_columns = max(_NAME_COLUMNS, width - sum(columns) - gap * len(columns))
-    table = _table(gap)
-    table.add_column(printable(category), no_wrap=True, style="cyan")
-    for title, wide in zip(_TITLES, columns, strict=True):
-        style = "yellow" if title == "errors" else None
-        table.add_column(title, justify="right", no_wrap=True, min_width=wide, style=style)
-    for row in rows:
-        table.add_row(shortened(row[0], name_columns), *row[1:])
-    return table
+        empty = ("",) * (len(_TITLES) - 3)
+        rows.append((f"{len(rest)} more", shown_count(calls), "", _shown_spent(time_ns), *empty))
+    return rows
+
+
+def _shown_spent(duration_ns: float) -> str:
+    return shown_time(duration_ns) if duration_ns else ""
 
 
 def _numbers(one: FunctionStatistics) -> tuple[str, ...]:
+    mean_ns = one.time_ns / one.calls if one.calls else 0
+    has_times = one.time_ns > 0
     return (
         shown_count(one.calls),
         shown_count(one.errors) if one.errors else "",
-        shown_time(one.time_ns),
-        shown_time(one.time_ns / one.calls) if one.calls else "",
-        shown_time(one.p50_ns),
-        shown_time(one.p99_ns),
-        shown_time(one.max_ns),
+        _shown_spent(one.time_ns),
+        _shown_spent(mean_ns),
+        *(
+            shown_time(duration_ns) if has_times else ""
+            for duration_ns in (one.p50_ns, one.p99_ns, one.max_ns)
+        ),
         shown_bytes(one.bytes) if one.bytes else "",
         shown_rate(one.bytes, one.time_ns),
     )
@@ -135,27 +159,34 @@ def _table(gap: int) -> Table:
 def _files(outcome: Outcome, width: int) -> RenderableType:
     files = outcome.summary.statistics.files
     with_bytes = [file for file in files.by_bytes if file.bytes][:FILES_SHOWN]
-    tables = [
-        _files_table("files by time", files.by_time[:FILES_SHOWN], width),
-    ]
+    by_time = files.by_time[:FILES_SHOWN]
+    longest = max(len(_shown_path(file)) for file in (*by_time, *with_bytes))
+    tables = [_files_table("files by time", by_time, width, longest)]
     if with_bytes:
-        tables.append(_files_table("files by bytes", with_bytes, width))
+        tables.append(_files_table("files by bytes", with_bytes, width, longest))
     parts: list[RenderableType] = []
     for table in tables:
         parts += [table] if not parts else [Text(), table]
     return Group(*parts)
 
 
-def _files_table(title: str, files: Sequence[FileStatistics], width: int) -> Table:
+def _shown_path(file: FileStatistics) -> str:
+    return printable(file.path or _UNNAMED)
+
+
+def _files_table(
+    title: str, files: Sequence[FileStatistics], width: int, least_path_columns: int
+) -> Table:
     columns, gap = 7, 2
     table = _table(gap)
     path_columns = max(20, width - 3 * (columns + gap))
-    table.add_column(title, no_wrap=True, style="cyan", max_width=path_columns)
+    least = min(path_columns, least_path_columns)
+    table.add_column(title, no_wrap=True, style="cyan", min_width=least, max_width=path_columns)
     for name in ("calls", "time", "bytes"):
         table.add_column(name, justify="right", no_wrap=True, min_width=columns)
     for file in files:
         table.add_row(
-            shortened(printable(file.path or _UNNAMED), path_columns),
+            shortened(_shown_path(file), path_columns),
             shown_count(file.calls),
             shown_time(file.time_ns),
             shown_bytes(file.bytes) if file.bytes else "",
