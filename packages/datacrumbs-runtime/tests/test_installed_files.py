@@ -37,6 +37,19 @@ def test_file_that_somebody_changed_is_kept_and_the_new_one_put_beside_it(tmp_pa
     assert (tmp_path / "a.new").read_bytes() == b"2"
 
 
+def test_new_version_is_put_beside_a_changed_file_once(tmp_path: Path) -> None:
+    first = files(tmp_path)
+    first.install(tmp_path / "a", b"1")
+    (tmp_path / "a").write_bytes(b"mine")
+    assert first.install(tmp_path / "a", b"2") is Change.KEPT
+    first.save()
+    (tmp_path / "a.new").unlink()
+    assert files(tmp_path).install(tmp_path / "a", b"2") is Change.SAME
+    assert not (tmp_path / "a.new").exists()
+    assert files(tmp_path).install(tmp_path / "a", b"3") is Change.KEPT
+    assert (tmp_path / "a").read_bytes() == b"mine"
+
+
 def test_file_that_was_there_before_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"older")
     assert files(tmp_path).install(tmp_path / "a", b"1") is Change.KEPT

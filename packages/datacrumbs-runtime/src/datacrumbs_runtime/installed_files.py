@@ -24,7 +24,7 @@ class Change(Enum):
     UPDATED = "update"
     SAME = "same"
     KEPT = "keep"
-    """It was changed since: the new version is put beside it, with the suffix ``.new``."""
+    """It was changed since: a newer version is put beside it, once, with the suffix ``.new``."""
 
 
 def fill_template(text: str, values: Mapping[str, str], where: str) -> str:
@@ -87,16 +87,22 @@ class InstalledFiles:
         if present == content:
             return Change.SAME
         written = self._digests.get(self._name(path))
-        return Change.UPDATED if _digest(present) == written else Change.KEPT
+        if _digest(present) == written:
+            return Change.UPDATED
+        # Whoever keeps his own was shown this version already, once is enough.
+        offered = self._digests.get(self._name(_beside(path)))
+        return Change.SAME if _digest(content) == offered else Change.KEPT
 
     def install(self, path: Path, content: bytes, mode: int = 0o644) -> Change:
         """Write a file unless an administrator has changed the present one."""
         change = self.plan(path, content)
         if change is Change.KEPT:
-            replace_file(path.with_name(path.name + ".new"), content, mode)
+            replace_file(_beside(path), content, mode)
+            self._digests[self._name(_beside(path))] = _digest(content)
         elif change is not Change.SAME:
             replace_file(path, content, mode)
-        if change is not Change.KEPT:
+            self._digests[self._name(path)] = _digest(content)
+        elif path.read_bytes() == content:
             self._digests[self._name(path)] = _digest(content)
         return change
 
@@ -108,6 +114,10 @@ class InstalledFiles:
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self._prefix)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
 
 
 def _digest(content: bytes) -> str:
