@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import (
@@ -166,31 +166,11 @@ class Site:
         **summary: Any,
     ) -> Path:
         """Write a probe file that belongs to a user and is signed for him."""
-        entry = pwd.getpwnam(user)
         path = self.shared / f"{user}-{name}"
-        host = platform.node()
-        values = {
-            "config_file_path": "/etc/host.yaml",
-            "probe_file_path": str(path),
-            "hostname": host,
-            "user": user,
-            "install_user": "root",
-            "uid": entry.pw_uid,
-            "site": site_of(host),
-            "created": int(time.time()),
-            "expires": int(time.time()) + 3600,
-        }
-        document = document_from_probe_file(
-            ProbeFile(Summary(**{**values, **summary}), tuple(categories))
+        key_directory = self.data_dir if is_signed else None
+        write_probe_file(
+            path, categories, key_directory, Owner.named(user), platform.node(), **summary
         )
-        if is_signed:
-            key = load_keys(self.data_dir).signing_key("hmac-sha256")
-            document |= {"checksum_algorithm": key.algorithm, "key_id": key.key_id}
-            document.pop("checksum", None)
-            document["checksum"] = key.sign(canonical_bytes(document))
-        path.write_bytes(gzip.compress(json.dumps(document).encode()))
-        os.chown(path, entry.pw_uid, entry.pw_gid)
-        path.chmod(0o600)
         return path
 
     def daemon(
@@ -259,6 +239,52 @@ class Site:
         """Return the lines of the one trace of a run."""
         (path,) = [path for path in self.trace_paths() if f"-{run_id}-" in path.name]
         return lines_of(path)
+
+
+class Owner(NamedTuple):
+    """Whose a probe file is."""
+
+    user: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def named(cls, user: str) -> "Owner":
+        entry = pwd.getpwnam(user)
+        return cls(user, entry.pw_uid, entry.pw_gid)
+
+
+def write_probe_file(
+    path: Path,
+    categories: Sequence[Category],
+    key_directory: Path | None,
+    owner: Owner,
+    hostname: str,
+    **summary: Any,
+) -> None:
+    """Write a probe file for a user of a host; without a directory of keys it is not signed."""
+    values = {
+        "config_file_path": "/etc/host.yaml",
+        "probe_file_path": str(path),
+        "hostname": hostname,
+        "user": owner.user,
+        "install_user": "root",
+        "uid": owner.uid,
+        "site": site_of(hostname),
+        "created": int(time.time()),
+        "expires": int(time.time()) + 3600,
+    }
+    document = document_from_probe_file(
+        ProbeFile(Summary(**{**values, **summary}), tuple(categories))
+    )
+    if key_directory is not None:
+        key = load_keys(key_directory).signing_key("hmac-sha256")
+        document |= {"checksum_algorithm": key.algorithm, "key_id": key.key_id}
+        document.pop("checksum", None)
+        document["checksum"] = key.sign(canonical_bytes(document))
+    path.write_bytes(gzip.compress(json.dumps(document).encode()))
+    os.chown(path, owner.uid, owner.gid)
+    path.chmod(0o600)
 
 
 def as_user(user: str) -> dict[str, Any]:
