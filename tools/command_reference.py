@@ -45,6 +45,11 @@ def installed_commands() -> Iterator[tuple[click.Command, str]]:
         yield command, distribution.version
 
 
+def context_of(command: click.Command) -> click.Context:
+    """Return the context in which a command shows its help."""
+    return click.Context(command, info_name=command.name, **command.context_settings)
+
+
 def synopsis(command: click.Command, context: click.Context) -> str:
     """Return the usage without the command's name."""
     return " ".join(command.collect_usage_pieces(context))
@@ -54,7 +59,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[tuple[st
     """Yield each visible option as users type it, and its help."""
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record:
+        if record and isinstance(parameter, click.Option):
             yield record
 
 
@@ -68,6 +73,12 @@ def paragraphs(command: click.Command) -> Iterator[list[str]]:
             yield [" ".join(line.strip() for line in lines)]
 
 
+def examples(command: click.Command) -> list[str]:
+    """Return the lines of a command's examples."""
+    lines = inspect.cleandoc(command.epilog or "").splitlines()
+    return [line.strip() for line in lines if line.startswith("  ")]
+
+
 def roff(text: str) -> str:
     """Escape what roff would take for a request or an escape."""
     return re.sub(r"^([.'])", r"\\&\1", text.replace("\\", r"\e").replace("-", r"\-"), flags=re.M)
@@ -76,10 +87,11 @@ def roff(text: str) -> str:
 def manual_page(command: click.Command, version: str) -> str:
     """Return a command's manual page."""
     name = command.name or ""
-    context = click.Context(command, info_name=name, max_content_width=100)
+    context = context_of(command)
     section = 8 if name in ADMINISTRATOR else 1
     lines = [f'.TH "{roff(name)}" "{section}" "" "DataCrumbs {version}" "DataCrumbs"']
-    lines += [".SH NAME", f"{roff(name)} \\- {roff(command.get_short_help_str(200))}"]
+    purpose = command.get_short_help_str(200).rstrip(".")
+    lines += [".SH NAME", f"{roff(name)} \\- {roff(purpose[:1].lower() + purpose[1:])}"]
     lines += [".SH SYNOPSIS", f"\\fB{roff(name)}\\fP {roff(synopsis(command, context))}"]
     lines.append(".SH DESCRIPTION")
     for paragraph in paragraphs(command):
@@ -91,6 +103,8 @@ def manual_page(command: click.Command, version: str) -> str:
     lines.append(".SH OPTIONS")
     for option, text in options(command, context):
         lines += [".TP", f"\\fB{roff(option)}\\fP", roff(text)]
+    if examples(command):
+        lines += [".SH EXAMPLES", ".nf", *map(roff, examples(command)), ".fi"]
     lines += [".SH EXIT STATUS", roff(EXIT_STATUS)]
     return "\n".join(lines) + "\n"
 
@@ -98,7 +112,7 @@ def manual_page(command: click.Command, version: str) -> str:
 def markdown_page(command: click.Command) -> str:
     """Return a command's page of the documentation."""
     name = command.name or ""
-    context = click.Context(command, info_name=name, max_content_width=100)
+    context = context_of(command)
     text = f"# {name}\n\n```text\n{name} {synopsis(command, context)}\n```\n"
     for paragraph in paragraphs(command):
         body = "\n".join(paragraph)
@@ -106,6 +120,9 @@ def markdown_page(command: click.Command) -> str:
     text += "\n## Options\n"
     for option, help_text in options(command, context):
         text += f"\n`{option}`\n: {help_text}\n"
+    if examples(command):
+        body = "\n".join(examples(command))
+        text += f"\n## Examples\n\n```text\n{body}\n```\n"
     return text
 
 
@@ -113,7 +130,7 @@ def write_reference(form: str, directory: Path) -> None:
     """Write one file a command into a directory.
 
     Args:
-        form: ``man`` or ``markdown``.
+        form: ``man`` or ``markdown``; the directory of manual pages has one of each section in it.
         directory: Where to; made if it does not exist. Only files that changed are written.
     """
     directory.mkdir(parents=True, exist_ok=True)

@@ -37,8 +37,12 @@ static const char help[] =
 	"  -h, --help     Show this text.\n"
 	"      --version  Show the version.\n"
 	"      --quiet    Say nothing but errors (also: QUIET=1).\n"
-	"  -v, --verbose  Say which client library is preloaded.\n"
-	"  -n, --dry-run  Show what would be run, run nothing.\n"
+	"  -v, --verbose  Say which client library is preloaded (also: VERBOSE=1).\n"
+	"  -n, --dry-run  Show what would be run, run nothing (also: DRY_RUN=1).\n"
+	"\n"
+	"Examples:\n"
+	"  datacrumbs_wrap dd if=/dev/zero of=/tmp/out.bin bs=1M count=1\n"
+	"  srun datacrumbs_wrap ./simulation input.nml\n"
 	"\n"
 	"The exit status is CMD's own; 127: CMD not found, 126: not executable, 2: wrong usage.\n";
 
@@ -227,7 +231,11 @@ static int exec_failure(const char *command, int error)
 
 int main(int argc, char **argv)
 {
-	struct options options = { .quiet = dc_environment_flag("QUIET") };
+	struct options options = {
+		.quiet = dc_environment_flag("QUIET"),
+		.verbose = dc_environment_flag("VERBOSE"),
+		.dry_run = dc_environment_flag("DRY_RUN"),
+	};
 	char **command;
 
 	dc_command_name = "datacrumbs_wrap";

@@ -34,6 +34,7 @@ class Install(unittest.TestCase):
             "lib/libdatacrumbs_client.so.1",
             "lib/libdatacrumbs_client.so.1.0.0",
             "lib/pkgconfig/datacrumbs_client.pc",
+            "share/man/man1/datacrumbs_wrap.1",
         }
 
     def test_relay_is_not_writable_by_others(self) -> None:

@@ -160,6 +160,11 @@ class WhatIsSaid(unittest.TestCase):
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"LD_PRELOAD={LIBRARY} false x\n"
 
+    def test_environment_says_the_same_as_the_options(self) -> None:
+        assert wrap("false", DRY_RUN="1").stdout == f"LD_PRELOAD={LIBRARY} false\n"
+        assert f"{LIBRARY} is preloaded" in wrap("true", VERBOSE="on").stderr
+        assert wrap("echo", "x", DRY_RUN="no", VERBOSE="0", QUIET="1").stdout == "x\n"
+
     def test_verbose_names_the_library(self) -> None:
         assert f"{LIBRARY} is preloaded" in wrap("--verbose", "true").stderr
 

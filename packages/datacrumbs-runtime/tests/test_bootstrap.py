@@ -46,6 +46,8 @@ def source() -> Iterator[Path]:
             )
             (root / "packages" / name / "tests").mkdir()
         (root / "packages/datacrumbs-client-c/tests/CMakeLists.txt").write_text("")
+        (root / "tools").mkdir()
+        shutil.copy(REPOSITORY / "tools/command_reference.py", root / "tools")
         yield root
 
 
@@ -82,6 +84,9 @@ def test_files_have_the_names_and_modes_that_others_rely_on(prefix: Path) -> Non
         "bin/datacrumbs_system_configurator": 0o755,
         "bin/datacrumbs_setup": 0o644,
         "sbin/datacrumbs": 0o755,
+        "share/man/man1/datacrumbs_status.1": 0o644,
+        "share/man/man1/datacrumbs_wrap.1": 0o644,
+        "share/man/man8/datacrumbs.8": 0o644,
         "sbin/datacrumbs_sign_probes": 0o755,
     }
     assert {name: mode(prefix / name) for name in expected} == expected

@@ -51,6 +51,8 @@ SBIN_COMMANDS = frozenset(
     }
 )
 _BUILD_TIMEOUT_S = 1800.0
+_MANUAL_TOOL = "tools/command_reference.py"
+_MANUAL_TIMEOUT_S = 120.0
 _MAX_SHEBANG = 120
 _LIST_COMMANDS = """
 import importlib.metadata, json
@@ -111,6 +113,7 @@ def bootstrap(request: BootstrapRequest) -> None:
     _client(request, config)
     if not request.dry_run:
         _commands(request, config, environment)
+    _manual_pages(request, config, environment)
     _configuration_files(request, config)
     if not request.dry_run:
         for directory in (config.install_probe_objects_dir, config.install_modules_dir):
@@ -250,6 +253,26 @@ def _commands(request: BootstrapRequest, config: SiteConfig, environment: Path) 
         if other != environment:
             request.say(f"remove {other}")
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _manual_pages(request: BootstrapRequest, config: SiteConfig, environment: Path) -> None:
+    directory, tool = config.install_prefix / "share/man", request.source / _MANUAL_TOOL
+    stamp = config.install_libexec_dir / ".manual-pages"
+    try:
+        digest = hashlib.sha256(f"{environment}\0".encode() + tool.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigurationError(f"{tool}: {error.strerror}") from error
+    if stamp.exists() and stamp.read_text() == digest and (directory / "man8").is_dir():
+        return
+    request.say(f"write manual pages below {directory}")
+    if request.dry_run:
+        return
+    with tempfile.TemporaryDirectory(prefix="datacrumbs-manual-") as made:
+        run([environment / "bin/python", "-I", tool, "man", made], timeout_s=_MANUAL_TIMEOUT_S)
+        for page in sorted(Path(made).iterdir()):
+            page.chmod(0o644)
+            _put_staged(page, directory / f"man{page.suffix[1:]}" / page.name)
+    replace_file(stamp, digest.encode(), 0o644)
 
 
 def _shebang(python: Path) -> str:
