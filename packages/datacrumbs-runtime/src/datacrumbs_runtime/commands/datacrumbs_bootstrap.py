@@ -7,12 +7,25 @@ import click
 
 from datacrumbs_runtime import __version__
 from datacrumbs_runtime.bootstrap import BootstrapRequest, bootstrap, default_python, source_tree
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, run_command, set_up_logging
+from datacrumbs_runtime.cli import (
+    CONTEXT_SETTINGS,
+    common_options,
+    examples,
+    run_command,
+    set_up_logging,
+)
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.system_config import parse_assignments
 
 
-@click.command("datacrumbs_bootstrap", context_settings=CONTEXT_SETTINGS)
+@click.command(
+    "datacrumbs_bootstrap",
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs_bootstrap --prefix /opt/datacrumbs --dry-run",
+        "datacrumbs_bootstrap --prefix /opt/datacrumbs --set DATACRUMBS_JOB_SCHEDULER=SLURM",
+    ),
+)
 @click.version_option(__version__)
 @click.option(
     "--prefix",

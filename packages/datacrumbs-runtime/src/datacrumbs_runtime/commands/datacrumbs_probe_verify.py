@@ -14,6 +14,7 @@ from datacrumbs_runtime import __version__
 from datacrumbs_runtime.cli import (
     CONTEXT_SETTINGS,
     common_options,
+    examples,
     print_error,
     run_command,
     set_up_logging,
@@ -27,7 +28,14 @@ from datacrumbs_runtime.signing.verify import Expectation
 NAME = "datacrumbs_probe_verify"
 
 
-@click.command(name=NAME, context_settings=CONTEXT_SETTINGS)
+@click.command(
+    name=NAME,
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs_probe_verify probes.json.gz",
+        "datacrumbs_probe_verify --user anna --host node17 probes.json.gz",
+    ),
+)
 @click.version_option(__version__)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

@@ -13,6 +13,7 @@ from datacrumbs_runtime import __version__
 from datacrumbs_runtime.cli import (
     CONTEXT_SETTINGS,
     common_options,
+    examples,
     run_command,
     set_up_logging,
 )
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
 
 
-@click.command(name="datacrumbs_sign_probes", context_settings=CONTEXT_SETTINGS)
+@click.command(
+    name="datacrumbs_sign_probes",
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs_sign_probes --check",
+        "datacrumbs_sign_probes --rotate-key hmac-sha256 --keep-days 180",
+        "systemctl enable --now datacrumbs_sign_probes.service",
+    ),
+)
 @click.version_option(__version__)
 @click.option(
     "--prefix", type=click.Path(path_type=Path), help="The installation; default: this program's."

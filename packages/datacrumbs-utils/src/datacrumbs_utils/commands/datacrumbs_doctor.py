@@ -4,10 +4,19 @@ import json
 
 import click
 
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, run_command
+from datacrumbs_runtime.cli import CONTEXT_SETTINGS, examples, run_command
+from datacrumbs_utils import __version__
 
 
-@click.command("datacrumbs_doctor", context_settings=CONTEXT_SETTINGS)
+@click.command(
+    "datacrumbs_doctor",
+    context_settings=CONTEXT_SETTINGS,
+    epilog=examples(
+        "datacrumbs_doctor",
+        "datacrumbs_doctor --json",
+    ),
+)
+@click.version_option(__version__)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def command(as_json: bool) -> int:
     """Look at the kernel, the rights and the software, and record a small command.

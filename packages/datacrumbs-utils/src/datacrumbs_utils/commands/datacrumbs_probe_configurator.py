@@ -14,11 +14,13 @@ import click
 from datacrumbs_runtime.cli import (
     CONTEXT_SETTINGS,
     common_options,
+    examples,
     run_command,
     set_up_logging,
 )
 from datacrumbs_runtime.errors import UsageError
 from datacrumbs_runtime.schema.probe_file import DEFAULT_MAX_FUNCTIONS
+from datacrumbs_utils import __version__
 
 if TYPE_CHECKING:
     from datacrumbs_utils.discovery.config import HostConfig
@@ -29,7 +31,18 @@ COMMAND = "datacrumbs_probe_configurator"
 MAX_FUNCTIONS_VARIABLE = "DATACRUMBS_MAX_RUNTIME_FUNCTIONS"
 
 
-@click.command(COMMAND, context_settings=CONTEXT_SETTINGS, no_args_is_help=True)
+@click.command(
+    COMMAND,
+    context_settings=CONTEXT_SETTINGS,
+    no_args_is_help=True,
+    epilog=examples(
+        "datacrumbs_probe_configurator host.yaml probes.json.gz",
+        "datacrumbs_probe_configurator --dry-run host.yaml probes.json.gz",
+        "datacrumbs_probe_configurator --list posix",
+        "datacrumbs_probe_configurator --explain H5Dwrite host.yaml",
+    ),
+)
+@click.version_option(__version__)
 @click.argument("host_yaml", metavar="HOST.YAML")
 @click.argument("output", metavar="[OUT.JSON.GZ]", required=False, type=click.Path(path_type=Path))
 @click.option(

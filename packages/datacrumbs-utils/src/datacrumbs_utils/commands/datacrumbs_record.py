@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, run_command, set_up_logging
+from datacrumbs_runtime.cli import (
+    CONTEXT_SETTINGS,
+    common_options,
+    examples,
+    run_command,
+    set_up_logging,
+)
 from datacrumbs_runtime.errors import UsageError
+from datacrumbs_utils import __version__
 
 if TYPE_CHECKING:
     from datacrumbs_utils.recording.session import Outcome, Request
@@ -31,7 +38,13 @@ logger = logging.getLogger(__name__)
         **CONTEXT_SETTINGS,
         "allow_interspersed_args": False,
     },
+    epilog=examples(
+        "datacrumbs_record -- tar cf /tmp/tree.tar /usr/include",
+        "datacrumbs_record --probes posix,stdio --output /tmp -- python3 simulation.py",
+        "datacrumbs_record --mode profile --duration 60s --pid 4711",
+    ),
 )
+@click.version_option(__version__)
 @click.option(
     "--probes",
     default=DEFAULT_PROBES,
