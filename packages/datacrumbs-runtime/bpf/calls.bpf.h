@@ -269,23 +269,22 @@ __noinline int dc_note_extremes(struct dc_profile *sums, __u64 duration)
 
 /*
  * Add one call to the sums of its function, process and CPU. Returns 0, or -1 for want of room.
- * Atomic, since a program can be preempted by one that adds to the same sums.
+ * "pending" has its values, and is NULL if there are none. Atomic, since a program can be
+ * preempted by one that adds to the same sums.
  */
-__noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u64 duration,
-				 __s64 ret)
+__noinline int dc_add_to_profile(struct dc_pending *pending, __u32 index, __u32 process,
+				 __u64 duration, __s64 ret)
 {
 	struct dc_profile_key key = {};
 	struct dc_function *function;
 	struct dc_profile *sums;
 
-	if (!pending)
-		return -1;
-	function = function_row(pending->function);
+	function = function_row(index);
 	if (!function)
 		return -1;
 	if (function->flags & DC_FUNCTION_RET_INT)
 		ret = (__s32)ret;
-	key.function = pending->function;
+	key.function = index;
 	key.process = process;
 	key.cpu = bpf_get_smp_processor_id();
 	key.epoch = dc_control.epoch & 1;
@@ -311,7 +310,8 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 process, __u6
 
 		/* as the pump does it: what is not known moves nothing */
 		if (function->bytes_argument)
-			unit = pending->present & (1U << slot) ? pending->values[slot] : 0;
+			unit = pending && pending->present & (1U << slot) ? pending->values[slot]
+									  : 0;
 		__sync_fetch_and_add(&sums->bytes, ret * unit);
 	}
 	return 0;
@@ -406,7 +406,7 @@ static __always_inline void settle_call(struct dc_function *function, struct dc_
 		return;
 	}
 	if (function->mode == DC_MODE_PROFILE || duration < function->threshold_ns) {
-		if (!dc_add_to_profile(pending, pid_tgid >> 32, duration, ret))
+		if (!dc_add_to_profile(pending, pending->function, pid_tgid >> 32, duration, ret))
 			count_loss(function->mode == DC_MODE_PROFILE ? DC_LOSS_COUNTED
 								     : DC_LOSS_BELOW_THRESHOLD);
 		return;

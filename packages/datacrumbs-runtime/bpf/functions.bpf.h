@@ -124,21 +124,34 @@ static __always_inline int session_entry(struct pt_regs *ctx, struct dc_thread *
 	return 0;
 }
 
+/*
+ * The end of a call that has no frame: its function has no values, or they were lost. Only numbers
+ * are passed on: kernels before 6.13 have 512 bytes of stack for a program and all that it calls.
+ */
+static __always_inline void session_bare_return(struct dc_function *function, __u32 index,
+						__u64 start_ns, __u64 duration, __s64 ret)
+{
+	if (function->flags & DC_FUNCTION_FILE_ONLY) {
+		count_loss(DC_LOSS_FILTERED);
+	} else if (function->mode == DC_MODE_PROFILE || duration < function->threshold_ns) {
+		if (!dc_add_to_profile(NULL, index, bpf_get_current_pid_tgid() >> 32, duration,
+				       ret))
+			count_loss(function->mode == DC_MODE_PROFILE ? DC_LOSS_COUNTED
+								     : DC_LOSS_BELOW_THRESHOLD);
+	} else {
+		write_bare_call(index, start_ns, duration, ret);
+	}
+}
+
 static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 {
 	__u64 cookie = *bpf_session_cookie();
 	__u64 start_ns = (cookie >> DC_COOKIE_FRAME_BITS) + dc_base_ns;
 	__u32 slot = cookie & DC_COOKIE_NO_FRAME;
 	struct dc_function *function = function_row(index);
-	struct dc_pending bare;
 
 	if (!function)
 		return;
-	if (!function->nr_sources && function->mode == DC_MODE_TRACE &&
-	    end_ns - start_ns >= function->threshold_ns) {
-		write_bare_call(index, start_ns, end_ns - start_ns, ret);
-		return;
-	}
 	if (slot != DC_COOKIE_NO_FRAME) {
 		struct dc_frames *calls =
 			bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
@@ -152,10 +165,7 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 		}
 		count_loss(DC_LOSS_ARGUMENTS);
 	}
-	__builtin_memset(&bare, 0, sizeof(bare));
-	bare.start_ns = start_ns;
-	bare.function = index;
-	finish_call(function, &bare, bpf_get_current_pid_tgid(), end_ns, ret, 0);
+	session_bare_return(function, index, start_ns, end_ns - start_ns, ret);
 }
 
 static __always_inline int session(struct pt_regs *ctx)
