@@ -73,12 +73,17 @@ class Container:
         self.wrap = str(self.prefix / "bin/datacrumbs_wrap")
 
     def run(
-        self, *argv: str, user: str = "root", stdin: str | None = None, check: bool = True
+        self,
+        *argv: str,
+        user: str = "root",
+        cwd: Path | None = None,
+        stdin: str | None = None,
+        check: bool = True,
     ) -> str:
         """Run a command to its end and return what it printed."""
         interactive = ["-i"] if stdin is not None else []
-        arguments = ["exec", *interactive, "-u", user, self.name, *argv]
-        return docker(*arguments, stdin=stdin, check=check)
+        arguments = [*interactive, "-u", user, "-w", str(cwd or "/"), self.name, *argv]
+        return docker("exec", *arguments, stdin=stdin, check=check)
 
     def put(self, path: str, text: str) -> None:
         self.run("tee", path, stdin=text)

@@ -1,36 +1,20 @@
 """Recording a command with the daemon, or with several that record the same differently."""
 
 import os
-import pwd
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import trace_file
-from daemon_site import RunningDaemon, Site
+from daemon_site import Owner, RunningDaemon, Site
 from recordings import Recorder, Recording
+from three_modes import Run
 
 from datacrumbs_runtime.engine import Losses
-from datacrumbs_runtime.schema.probe_file import Category
 
 # Several intervals even in the shortest workload.
 PROFILE_INTERVAL_S = "0.2"
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonRun:
-    """A daemon of a recording.
-
-    Attributes:
-        name: What its trace is called.
-        categories: What it records.
-        mode: For categories that do not say.
-    """
-
-    name: str
-    categories: tuple[Category, ...]
-    mode: str = "trace"
 
 
 class DaemonRecorder(Recorder):
@@ -42,11 +26,11 @@ class DaemonRecorder(Recorder):
         runs: The daemons; the trace of the first is that of the recording.
     """
 
-    def __init__(self, site: Site, user: str, runs: Sequence[DaemonRun]) -> None:
+    def __init__(self, site: Site, user: str, runs: Sequence[Run]) -> None:
         directory = site.shared / f"{user}-traces"
         directory.mkdir(exist_ok=True)
         super().__init__(directory)
-        give(directory, user)
+        give(directory, Owner.named(user))
         self._site = site
         self._user = user
         self._daemon_runs = runs
@@ -64,17 +48,11 @@ class DaemonRecorder(Recorder):
         env: Mapping[str, str] | None,
     ) -> Recording:
         if cwd is not None:
-            give(cwd, self._user)
+            give(cwd, Owner.named(self._user))
         with self._daemons(name, options):
             done = self._site.wrapped(self._user, *command, cwd=cwd, env=env)
-        traces = {
-            run.name: trace_file.read(self._trace(f"{name}-{run.name}"))
-            for run in self._daemon_runs
-        }
-        for trace in traces.values():
-            assert report_of(trace)["complete"], report_of(trace)
-        (_, first), *others = traces.items()
-        return Recording(first, report_of(first), done.returncode, done.stdout, [], dict(others))
+        paths = {run.name: self._trace(f"{name}-{run.name}") for run in self._daemon_runs}
+        return recording_of(paths, done.returncode, done.stdout)
 
     @contextmanager
     def _daemons(self, name: str, options: Sequence[str]) -> Iterator[None]:
@@ -102,11 +80,25 @@ class DaemonRecorder(Recorder):
         return path
 
 
-def give(directory: Path, user: str) -> None:
+def give(directory: Path, owner: Owner) -> None:
     """Make a directory with all that is in it a user's own."""
-    entry = pwd.getpwnam(user)
     for path in (directory, *directory.rglob("*")):
-        os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+        os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+def recording_of(paths: Mapping[str, Path], status: int, stdout: str) -> Recording:
+    """Read the traces of the runs of one recording, which must be complete.
+
+    Args:
+        paths: Where they are, by the names of the runs.
+        status: Exit status of the command.
+        stdout: What the command printed.
+    """
+    traces = {name: trace_file.read(path) for name, path in paths.items()}
+    for trace in traces.values():
+        assert report_of(trace)["complete"], report_of(trace)
+    (_, first), *others = traces.items()
+    return Recording(first, report_of(first), status, stdout, [], dict(others))
 
 
 def report_of(trace: trace_file.Trace) -> dict[str, object]:

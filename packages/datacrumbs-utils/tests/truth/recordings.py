@@ -79,7 +79,8 @@ class Recorder(ABC):
         recording = self.record(f"run{self._runs}", command, options, cwd, env)
         if not with_strace:
             return recording
-        return replace(recording, calls=strace_log.read(log, str(cwd or Path.cwd())))
+        calls = strace_log.read(log, str(cwd or Path.cwd()))
+        return replace(recording, calls=self.as_in_trace(calls, recording.trace))
 
     @abstractmethod
     def record(
@@ -91,6 +92,12 @@ class Recorder(ABC):
         env: Mapping[str, str] | None,
     ) -> Recording:
         """Record a command under a name that no other recording has."""
+
+    def as_in_trace(
+        self, calls: list[strace_log.Call], _trace: trace_file.Trace
+    ) -> list[strace_log.Call]:
+        """Return strace's calls with the thread ids that the trace has."""
+        return calls
 
 
 class CommandRecorder(Recorder):
