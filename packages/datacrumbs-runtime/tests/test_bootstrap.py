@@ -77,6 +77,7 @@ def test_files_have_the_names_and_modes_that_others_rely_on(prefix: Path) -> Non
         f"etc/datacrumbs/configs/{SITE}.yaml": 0o644,
         "etc/datacrumbs/configs/project.env.local": 0o644,
         "etc/datacrumbs/systemd/datacrumbs@.service": 0o644,
+        "etc/datacrumbs/flux/cli/plugins/datacrumbs.py": 0o644,
         f"etc/datacrumbs/lmod/modulefiles/datacrumbs/{__version__}.lua": 0o644,
         "lib/libdatacrumbs_client.so": 0o644,
         "bin/datacrumbs_wrap": 0o755,

@@ -326,9 +326,7 @@ def _templates(request: BootstrapRequest, config: SiteConfig) -> Iterator[tuple[
         yield probe, config.install_probe_objects_dir / probe.name, 0o644
     utils = request.source / UTILS / "data"
     yield utils / "datacrumbs_setup.in", config.install_bin_dir / "datacrumbs_setup", 0o644
-    flux = utils / "flux/datacrumbs.py"
-    if flux.exists():
-        yield flux, etc / "flux/cli/plugins/datacrumbs.py", 0o644
+    yield utils / "flux/datacrumbs.py", etc / "flux/cli/plugins/datacrumbs.py", 0o644
 
 
 def default_python() -> Path:
