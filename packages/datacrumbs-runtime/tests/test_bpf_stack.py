@@ -1,0 +1,155 @@
+"""The stack of the BPF programs, as kernels without private stacks (before 6.13) count it."""
+
+import struct
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from datacrumbs_runtime.bpf.loader import OBJECT_PATH
+
+# What a program and all that it calls may use together.
+STACK_BYTES = 512
+# The kernel counts each frame in steps of this.
+FRAME_STEP_BYTES = 32
+
+_INSTRUCTION = struct.Struct("<BBhi")
+_FRAME_POINTER = 10
+_LOADS_AND_STORES = frozenset({1, 2, 3})
+_STORES = frozenset({2, 3})
+_MOVE, _ADD, _CALL, _LOAD_ADDRESS = 0xBF, 0x07, 0x85, 0x18
+_PSEUDO_CALL = 1
+_SYMBOLS, _RELOCATIONS = 2, 9
+_FUNCTION, _SECTION = 2, 3
+
+# Section and offset.
+Place = tuple[int, int]
+
+
+@dataclass
+class Function:
+    """A function of the object: what it needs of the stack, and what it calls."""
+
+    name: str
+    stack_bytes: int = 0
+    calls: set[Place] = field(default_factory=set)
+
+
+class Symbol(NamedTuple):
+    """A symbol: ``kind`` 2 is a function, 3 a section."""
+
+    name: str
+    kind: int
+    section: int
+    value: int
+    size: int
+
+
+class Section(NamedTuple):
+    """A section: ``kind`` 2 is the symbols, 9 relocations of the section ``info``."""
+
+    kind: int
+    data: bytes
+    link: int
+    info: int
+
+
+def sections_of(path: Path) -> list[Section]:
+    """Return the sections of a 64-bit object."""
+    data = path.read_bytes()
+    table, size, count = struct.unpack_from("<Q10xHH", data, 0x28)
+    found = []
+    for at in range(table, table + size * count, size):
+        kind, start, length, link, info = struct.unpack_from("<4xI16xQQII", data, at)
+        found.append(Section(kind, data[start : start + length], link, info))
+    return found
+
+
+def functions_of(path: Path) -> dict[Place, Function]:
+    """Return the functions of an object."""
+    sections = sections_of(path)
+    table = next(section for section in sections if section.kind == _SYMBOLS)
+    names = sections[table.link].data
+    symbols = [
+        Symbol(names[name : names.index(0, name)].decode(), info & 15, section, value, size)
+        for name, info, section, value, size in struct.iter_unpack("<IBxHQQ", table.data)
+    ]
+    moved = {
+        section.info: {
+            offset: symbols[info >> 32] for offset, info in struct.iter_unpack("<QQ", section.data)
+        }
+        for section in sections
+        if section.kind == _RELOCATIONS
+    }
+    return {
+        (symbol.section, symbol.value): _function(
+            symbol, sections[symbol.section].data, moved.get(symbol.section, {})
+        )
+        for symbol in symbols
+        if symbol.kind == _FUNCTION
+    }
+
+
+def _function(symbol: Symbol, code: bytes, moved: dict[int, Symbol]) -> Function:
+    function = Function(symbol.name)
+    copies: set[int] = set()
+    for offset in range(symbol.value, symbol.value + symbol.size, 8):
+        operation, registers, displacement, number = _INSTRUCTION.unpack_from(code, offset)
+        target, source = registers & 15, registers >> 4
+        kind = operation & 7
+        if kind in _LOADS_AND_STORES:
+            base = target if kind in _STORES else source
+            if base == _FRAME_POINTER:
+                function.stack_bytes = max(function.stack_bytes, -displacement)
+        elif operation == _MOVE and source == _FRAME_POINTER:
+            copies.add(target)
+            continue
+        elif operation == _ADD and target in copies:
+            function.stack_bytes = max(function.stack_bytes, -number)
+        elif operation == _CALL and source == _PSEUDO_CALL:
+            function.calls.add(_called(moved.get(offset), symbol.section, offset, number))
+        elif operation == _LOAD_ADDRESS and offset in moved:
+            # A function whose address is taken is called by a helper, as bpf_loop() does.
+            place = moved[offset]
+            if place.kind in {_FUNCTION, _SECTION}:
+                function.calls.add((place.section, place.value + number))
+        copies.discard(target)
+    return function
+
+
+def _called(place: Symbol | None, section: int, offset: int, number: int) -> Place:
+    if place is None:
+        return section, offset + 8 * (number + 1)
+    if place.kind == _SECTION:
+        return place.section, 8 * (number + 1)
+    return place.section, place.value
+
+
+def deepest_chains(path: Path) -> dict[str, tuple[int, str]]:
+    """Return the stack that each program needs, and the chain of calls that needs it."""
+    functions = functions_of(path)
+
+    @cache
+    def deepest(place: Place) -> tuple[int, str]:
+        function = functions[place]
+        step = FRAME_STEP_BYTES
+        own = max(step, -(-function.stack_bytes // step) * step)
+        below = max(
+            (deepest(each) for each in function.calls if each in functions), default=(0, "")
+        )
+        text = f"{function.name} {function.stack_bytes}"
+        return own + below[0], f"{text}, {below[1]}" if below[1] else text
+
+    called = {each for function in functions.values() for each in function.calls}
+    return {functions[place].name: deepest(place) for place in functions if place not in called}
+
+
+CHAINS = deepest_chains(OBJECT_PATH)
+
+
+@pytest.mark.parametrize("program", sorted(CHAINS))
+def test_programs_fit_the_stack_of_older_kernels(program: str) -> None:
+    stack_bytes, chain = CHAINS[program]
+    assert stack_bytes <= STACK_BYTES, chain
