@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, Site, new_site
 
+from datacrumbs_runtime.custom.host_program import reasons
 from datacrumbs_runtime.custom.plugin import PRELUDE, read_plugin
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
@@ -56,6 +57,21 @@ def test_plugin_that_others_could_have_written_is_refused(directory: Path, name:
 def test_name_that_leads_elsewhere_is_refused(directory: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="not a name"):
         read_plugin(directory, name)
+
+
+SAID = {
+    "an error": ("x\na.c:1: error: no type\n1 error\n", ["a.c:1: error: no type"]),
+    "no headers": (
+        "modprobe: x\nchdir(/b): No such file\n",
+        ["modprobe: x", "chdir(/b): No such file"],
+    ),
+    "nothing": ("", []),
+}
+
+
+@pytest.mark.parametrize(("said", "expected"), SAID.values(), ids=SAID.keys())
+def test_reason_is_what_the_compiler_said(said: str, expected: list[str]) -> None:
+    assert reasons(said) == expected
 
 
 DECLARATIONS = {

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import select
 import socket
 import struct
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 PYTHON = Path("/usr/bin/python3")
 PROGRAM = Path(__file__).with_name("host_program.py")
 END_LIMIT_S = 1.5
+_HEADERS = Path(f"/lib/modules/{os.uname().release}/build")
 _MAX_FRAME_BYTES = 1 << 20
 
 
@@ -91,10 +93,9 @@ class CustomProbe:
         text = payload.decode(errors="replace")
         if kind != READY:
             reason = text if kind == FAILED else "the compiler ended"
-            raise AttachError(
-                f"custom probe {plugin.name}: {reason}",
-                hint="bcc needs the headers of the running kernel",
-            )
+            if not _HEADERS.exists() and not os.environ.get("BCC_KERNEL_SOURCE"):
+                reason += f"; bcc needs the kernel's headers, and {_HEADERS} is missing"
+            raise AttachError(f"custom probe {plugin.name}: {reason}")
         for failure in json.loads(text):
             logger.warning("custom probe %s: %s", plugin.name, failure)
 

@@ -64,6 +64,14 @@ def attach_all(bpf: Any, attachments: list[dict[str, str]]) -> list[str]:
     return failures
 
 
+def reasons(said: str) -> list[str]:
+    """Return the lines that say why, of what the compiler and bcc said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line or "Unable" in line]
+    # Without headers bcc does not even begin: it cannot enter a directory, and says just that.
+    return errors[:3] or lines[-2:]
+
+
 def main() -> None:
     """Compile, attach, and hand events over until the other side is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -80,8 +88,7 @@ def main() -> None:
         output = bpf[request["output"]]
     except Exception as error:  # noqa: BLE001  bcc raises nothing more precise
         text = os.pread(said, MAX_SAID_BYTES, 0).decode(errors="replace")
-        reasons = [line for line in text.splitlines() if "error:" in line or "Unable" in line]
-        send(connection, FAILED, "; ".join([str(error), *reasons[:3]]).encode())
+        send(connection, FAILED, "; ".join([str(error), *reasons(text)]).encode())
         return
 
     def on_event(cpu: int, data: int, size: int) -> None:
