@@ -39,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
 def test_example_is_read(directory: Path) -> None:
     plugin = read_plugin(directory, "process_names")
     assert plugin.functions == ("set_name",)
-    assert [field.label for field in plugin.fields] == ["name", "task"]
+    assert [field.label for field in plugin.fields] == ["name", "cgroup"]
     assert plugin.layout.size == 24
     assert "perf_submit" in plugin.source
 
