@@ -13,7 +13,8 @@ from datacrumbs_runtime.schema.site_config import Group, Setting, settings
 
 INTRODUCTION = {
     Group.INSTALLATION: "Facts of the installation, fixed when it is made.",
-    Group.SITE: "What the administrator decides once for all runs.",
+    Group.SITE: "What the administrator decides once for all runs. For one run `--user`, "
+    "`--trace-dir-pattern`, `--log-dir` and `--start-timeout-s` of `datacrumbs` change it.",
     Group.RUN: "Defaults of a run. Each is also an option of the command `datacrumbs`.",
 }
 # Defaults that are found on the machine rather than written down.
@@ -45,6 +46,10 @@ ONLY_ENVIRONMENT = {
     "DATACRUMBS_SERVICE_RUN_ID": "id of a run that a service manager started: its log is a file",
     "DATACRUMBS_CGROUP": "as `--cgroup`: only processes of this cgroup can register",
     "VERBOSE, QUIET, DRY_RUN": "as the options of these names",
+}
+RESERVED = {
+    "DATACRUMBS_INPUT_DRY_RUN": "`yes`: print what would be submitted instead of submitting it",
+    "DATACRUMBS_SERVICE_PHASE_OVERRIDE": "`prolog` or `epilog`: which of them is tried out",
 }
 
 
@@ -86,6 +91,7 @@ def lines() -> Iterator[str]:
     for heading, variables in (
         ("Also exported by `datacrumbs_setup`", ALSO_EXPORTED),
         ("Only in the environment", ONLY_ENVIRONMENT),
+        ("Reserved for the integration of schedulers", RESERVED),
     ):
         yield f"## {heading}\n\n| variable | meaning |\n|---|---|"
         yield from (f"| `{name}` | {meaning} |" for name, meaning in variables.items())
