@@ -63,7 +63,7 @@ def test_offered_is_written_and_dropped(losses: Losses, unaccounted: int) -> Non
         ),
         (
             Losses(offered=5, written=5, unwritten=2, unknown_ids=1),
-            "lost 2 of 5 calls: 2 found the disk full, 1 names missing in lines",
+            "lost 2 of 5 calls: 2 did not reach the disk, 1 names missing in lines",
         ),
         (Losses(offered=5, written=4), "lost no calls: 1 not accounted for"),
     ],

@@ -6,20 +6,22 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
 
 import pytest
 
-from datacrumbs_runtime.trace import scribe
 from datacrumbs_runtime.trace.scribe import OtherProcess, OwnHand, ScribeGoneError, find_scribe
-from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
+from datacrumbs_runtime.trace.scribe_messages import CREATE, FINISH, WRITE, Request
+from datacrumbs_runtime.trace.writer import Place, TraceWriter, WriterSettings
 
 RECORDER = """
 import os, sys
 from pathlib import Path
-from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
+from datacrumbs_runtime.trace.scribe_messages import CREATE, FINISH, WRITE, Request
+from datacrumbs_runtime.trace.writer import Place, TraceWriter, WriterSettings
 
 writer = TraceWriter.at(Path(sys.argv[1]), settings=WriterSettings(member_bytes=1))
 print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
@@ -117,7 +119,7 @@ def test_if_it_is_killed_the_recorder_writes_itself(
                 os.kill(pid, signal.SIGKILL)
     assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == expected
     assert writer.counters().dropped_bytes == 0
-    assert "going on without" in caplog.text
+    assert "another takes over" in caplog.text
 
 
 def test_without_an_interpreter_the_recorder_writes_itself(
@@ -129,19 +131,41 @@ def test_without_an_interpreter_the_recorder_writes_itself(
 
 
 def test_errors_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "t"
-    path.touch()
-    fd = os.open(path, os.O_RDONLY)
     other = OtherProcess()
     try:
-        other.use_file(fd)
         for _ in range(2):
-            other.begin(b"data", 0)
-            with pytest.raises(OSError, match="Bad file descriptor"):
-                other.finished(5.0)
+            other.send(Request(CREATE, Place(str(tmp_path / "missing"), "t")))
+            answer = other.answer(5.0)
+            assert answer is not None
+            assert os.strerror(answer.error_number) == "No such file or directory"
+        other.send(Request(WRITE, Place(str(tmp_path), "t")), [b"data"])
+        answer = other.answer(5.0)
+        assert answer is not None
+        assert os.strerror(answer.error_number) == "Bad file descriptor"
     finally:
-        other.close()
-        os.close(fd)
+        other.close(5.0)
+
+
+def test_a_handed_over_request_is_done_after_the_recorders_end(tmp_path: Path) -> None:
+    other = OtherProcess()
+    place = Place(str(tmp_path), "t")
+    for request, pieces in (
+        (Request(CREATE, place), []),
+        (Request(WRITE, place), [b"one"]),
+        (Request(FINISH, place), [b"two", b"three"]),
+    ):
+        other.send(request, pieces)
+    assert other.close(30.0) is None
+    assert (tmp_path / "t").read_bytes() == b"onetwothree"
+
+
+def test_a_file_that_nobody_wrote_to_is_not_left(tmp_path: Path) -> None:
+    other = OtherProcess()
+    other.send(Request(CREATE, Place(str(tmp_path), "t")))
+    assert other.answer(5.0) is not None
+    assert (tmp_path / "t").exists()
+    assert other.close(30.0) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_slow_disk_is_not_waited_for(tmp_path: Path) -> None:
@@ -160,10 +184,9 @@ def test_a_slow_disk_is_not_waited_for(tmp_path: Path) -> None:
     assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == text
 
 
-def test_a_disk_that_stays_slow_costs_what_it_did_not_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_a_slow_disk_did_not_take_is_left_to_the_other_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scribe, "LAST_WAIT_S", 0.1)
     before = children()
     settings = WriterSettings(member_bytes=1, last_wait_s=0.1)
     with TraceWriter.at(tmp_path / "t.pfw.gz", settings=settings) as writer:
@@ -173,25 +196,73 @@ def test_a_disk_that_stays_slow_costs_what_it_did_not_take(
             writer.write(b'{"ph":"X"}\n')
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 10
+    assert writer.is_left_behind
     assert writer.counters().dropped_events == 3
-    assert "still writes to the trace" in caplog.text
+    assert f"3 calls are left to process {pid}" in caplog.text
     os.kill(pid, signal.SIGCONT)
     os.waitpid(pid, 0)
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == b'{"ph":"X"}\n' * 3
 
 
-def write_for_ever(other: OtherProcess) -> None:
+def test_a_second_signal_ends_the_wait_for_the_disk(tmp_path: Path) -> None:
+    before = children()
+    writer = TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS)
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGSTOP)
+    writer.write(b"line\n")
+    timer = threading.Timer(0.2, writer.hurry)
+    timer.start()
+    began_s = time.monotonic()
+    writer.close()
+    timer.join()
+    assert time.monotonic() - began_s < SETTINGS.last_wait_s / 2
+    os.kill(pid, signal.SIGCONT)
+    os.waitpid(pid, 0)
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == b"line\n"
+
+
+def test_a_file_that_is_lost_with_the_process_is_begun_anew(tmp_path: Path) -> None:
+    """Who writes was killed, and the file removed: what was in it is gone with him."""
+    before = children()
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        writer.write(b"[\nfirst\n")
+        settle(writer)
+        (pid,) = children() - before
+        (tmp_path / "t.pfw.gz").unlink()
+        (tmp_path / "t.pfw.gz").write_bytes(b"mine")
+        os.kill(pid, signal.SIGKILL)
+        writer.write(b"second\n")
+    assert (tmp_path / "t.pfw.gz").read_bytes() == b"mine"
+    assert gzip.decompress((tmp_path / "t-2.pfw.gz").read_bytes()) == b"[\nsecond\n"
+
+
+def test_whoever_is_killed_again_and_again_is_not_replaced_for_ever(tmp_path: Path) -> None:
+    before = children()
+    expected = b""
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        for i in range(10):
+            expected += b"%d\n" % i
+            writer.write(b"%d\n" % i)
+            settle(writer)
+            for pid in children() - before:
+                os.kill(pid, signal.SIGKILL)
+        assert children() == before
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == expected
+
+
+def write_for_ever(other: OtherProcess, place: Place) -> None:
     while True:
-        other.begin(b"x", 0)
-        other.finished(1.0)
+        other.send(Request(WRITE, place), [b"x"])
+        other.answer(1.0)
 
 
 def test_a_gone_process_is_noticed(tmp_path: Path) -> None:
     before = children()
     other = OtherProcess()
     (pid,) = children() - before
-    with (tmp_path / "t").open("wb") as file:
-        other.use_file(file.fileno())
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(ScribeGoneError):
-            write_for_ever(other)
-    other.close()
+    place = Place(str(tmp_path), "t")
+    other.send(Request(CREATE, place))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ScribeGoneError):
+        write_for_ever(other, place)
+    other.close(5.0)

@@ -7,16 +7,17 @@ import os
 import random
 import stat
 import subprocess
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from datacrumbs_runtime.errors import TraceError
-from datacrumbs_runtime.trace.trace_file import Owner, directory_opener, numbered_name
+from datacrumbs_runtime.signing.accounts import account_of_uid
+from datacrumbs_runtime.trace.trace_file import Owner, Place, numbered_name
 from datacrumbs_runtime.trace.writer import TraceWriter, WriterSettings
 
 NAME = "trace-u-1-n-p.pfw.gz"
@@ -60,6 +61,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", path], check=True)
     yield path
     subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user can enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def resize(disk: Path, size: str) -> None:
@@ -158,30 +167,49 @@ def test_it_belongs_to_the_user(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_file_that_cannot_become_the_users_is_not_left(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    directory = os.open(tmp_path, os.O_RDONLY)
+def test_a_file_that_cannot_become_the_users_is_not_left(open_directory: Path) -> None:
+    open_directory.chmod(0o777)
     os.seteuid(65534)
     try:
         with pytest.raises(TraceError, match="Operation not permitted"):
-            TraceWriter(NAME, lambda: os.dup(directory), owner=Owner(1234, 5678))
+            TraceWriter.at(open_directory / NAME, owner=Owner(1234, 5678))
     finally:
         os.seteuid(0)
-        os.close(directory)
+    assert list(open_directory.iterdir()) == []
+
+
+@needs_root
+def test_it_is_created_with_the_rights_of_the_user(open_directory: Path) -> None:
+    account = account_of_uid(65534)
+    users = open_directory / "users"
+    users.mkdir(mode=0o700)
+    os.chown(users, account.uid, account.gid)
+    (users / "roots").mkdir(mode=0o755)
+    with opened(Place(str(users / "more"), NAME, account=account)):
+        pass
+    assert (users / "more" / NAME).stat().st_uid == account.uid
+    with pytest.raises(TraceError, match="Permission denied"):
+        opened(Place(str(users / "roots"), NAME, account=account))
+    assert list((users / "roots").iterdir()) == []
+
+
+def opened(place: Place) -> TraceWriter:
+    writer = TraceWriter(place)
+    writer.opened()
+    return writer
+
+
+def test_a_run_that_never_began_leaves_no_file(tmp_path: Path) -> None:
+    TraceWriter.at(tmp_path / NAME).discard()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_created_as_the_user(tmp_path: Path) -> None:
-    entered = []
-
-    @contextmanager
-    def as_user() -> Iterator[None]:
-        entered.append(not (tmp_path / NAME).exists())
-        yield
-        entered.append((tmp_path / NAME).exists())
-
-    TraceWriter(NAME, directory_opener(tmp_path), as_user=as_user).close()
-    assert entered == [True, True]
+def test_a_file_that_took_its_place_is_not_discarded(tmp_path: Path) -> None:
+    writer = TraceWriter.at(tmp_path / NAME)
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).write_bytes(b"mine")
+    writer.discard()
+    assert (tmp_path / NAME).read_bytes() == b"mine"
 
 
 def test_a_missing_directory_is_an_error_in_words(tmp_path: Path) -> None:

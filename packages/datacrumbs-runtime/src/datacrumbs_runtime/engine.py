@@ -16,8 +16,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +45,7 @@ from datacrumbs_runtime.trace.drainer import Drainer, DrainerSettings
 from datacrumbs_runtime.trace.losses import Losses
 from datacrumbs_runtime.trace.pump import BusiestFiles, FileStatistics, FunctionStatistics, Pump
 from datacrumbs_runtime.trace.trace_lines import metadata_line
-from datacrumbs_runtime.trace.writer import Owner, TraceWriter, WriterSettings
+from datacrumbs_runtime.trace.writer import Owner, Place, TraceWriter, WriterSettings
 
 __all__ = [
     "AttachFailure",
@@ -81,8 +81,8 @@ class Engine:
         identity: Whose run it is.
         settings: How it records.
         described_as: The probe file that the trace names, if what is recorded is only a part of it.
-        open_writer: Makes the trace file instead of ``trace_path``, for directories that only
-            their owner may enter.
+        place: Where the trace goes, for directories that only their owner may enter; must be that
+            of ``trace_path``.
 
     Raises:
         KernelError: The kernel refused the programs.
@@ -98,7 +98,7 @@ class Engine:
         settings: RunSettings | None = None,
         *,
         described_as: ProbeFile | None = None,
-        open_writer: Callable[[], TraceWriter] | None = None,
+        place: Place | None = None,
     ) -> None:
         self._settings = settings = settings or RunSettings()
         self._identity = identity
@@ -116,6 +116,12 @@ class Engine:
             self._registry, tuple(map(os.fspath, settings.client_libraries)), settings.max_tier
         )
         with ExitStack() as undo:
+            if place is None:
+                directory = os.fspath(trace_path.parent.absolute())
+                place = Place(directory, trace_path.name, Owner(identity.uid, identity.gid))
+            # The file is made while the programs are loaded.
+            self._writer = TraceWriter(place, settings=settings.writer)
+            undo.callback(self._close_writer)
             undo.callback(self._links.close)
             self._loaded = Loaded(self._load_settings())
             undo.callback(self._loaded.close)
@@ -135,12 +141,7 @@ class Engine:
                 included=tuple(map(os.fsencode, settings.inclusion_paths)),
             )
             undo.callback(self._pump.close)
-            if open_writer is None:
-                owner = Owner(identity.uid, identity.gid)
-                self._writer = TraceWriter.at(trace_path, owner=owner, settings=settings.writer)
-            else:
-                self._writer = open_writer()
-            undo.callback(self._writer.close)
+            self._writer.opened()
             self._directory = trace_path.parent
             self._drainer = Drainer(
                 self._loaded,
@@ -296,6 +297,10 @@ class Engine:
         """Why the trace ended before its time, or None: nothing more is recorded then."""
         return self._drainer.failure
 
+    def hurry(self) -> None:
+        """Let :meth:`stop` not wait for the disk any more, from any thread."""
+        self._writer.hurry()
+
     def stop(self) -> RunSummary:
         """Detach, write what is left, and close everything. Later calls return the same.
 
@@ -317,15 +322,15 @@ class Engine:
         self._loaded.wait_for_programs()
         self._loaded.recording = False
         detach_ns = time.monotonic_ns() - stopped_ns
-        self._drainer.finish()
         if self._started_ns is None:
-            with suppress(OSError):
-                self.trace_path.unlink()
+            self._close_writer()
+        self._drainer.finish()
         summary = RunSummary(
             self.trace_path,
             stopped_ns - (self._started_ns or stopped_ns),
             self.statistics(),
             detach_ns,
+            is_complete=not self._writer.is_left_behind,
         )
         if self._started_ns is not None:
             losses = summary.statistics.losses
@@ -334,6 +339,13 @@ class Engine:
             calls, lost = summary.events, losses.summary()
             log("%s: %d calls%s, %s", summary.trace_path, calls, counted, lost)
         return summary
+
+    def _close_writer(self) -> None:
+        """Close the trace; a run that was never started leaves none."""
+        if self._started_ns is None:
+            self._writer.discard()
+        else:
+            self._writer.close()
 
     def _load_settings(self) -> LoadSettings:
         settings, built = self._settings, self._registry

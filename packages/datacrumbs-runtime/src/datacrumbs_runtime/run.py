@@ -124,12 +124,15 @@ class RunSummary:
         duration_ns: From start to stop.
         statistics: Functions, files, losses, sizes.
         detach_ns: How long detaching took.
+        is_complete: Whether the file system took the end of the trace in time; if not, another
+            process still tries to write it.
     """
 
     trace_path: Path
     duration_ns: int
     statistics: Statistics
     detach_ns: int
+    is_complete: bool = True
 
     @property
     def events(self) -> int:

@@ -1,6 +1,7 @@
 """From a signed probe file to attached programs: what a run and a check have in common."""
 
 import logging
+import os
 import platform
 import pwd
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy_file import read_policy
 from datacrumbs_runtime.signing.verify import Expectation, verify_bytes
 from datacrumbs_runtime.status_db import StatusDatabase, database_path
-from datacrumbs_runtime.trace.writer import Owner, TraceWriter
+from datacrumbs_runtime.trace.writer import Owner, Place
 from datacrumbs_runtime.trace_directory import TraceDirectory
 
 logger = logging.getLogger(__name__)
@@ -293,10 +294,8 @@ def _engine(
         max_tier=config.max_tier or None,
     )
 
-    def open_writer() -> TraceWriter:
-        owner = Owner(account.uid, account.gid)
-        return TraceWriter(name, directory.open, owner=owner, as_user=directory.acting)
-
+    owner = Owner(account.uid, account.gid)
+    place = Place(os.fspath(directory.path), name, owner, directory.account)
     identity = Identity(account.user, account.uid, account.gid, request.run_id, platform.node())
     return Engine(
         pinned,
@@ -304,5 +303,5 @@ def _engine(
         identity,
         settings,
         described_as=signed,
-        open_writer=open_writer,
+        place=place,
     )

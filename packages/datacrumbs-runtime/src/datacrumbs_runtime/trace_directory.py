@@ -59,7 +59,7 @@ class TraceDirectory:
 
     def __init__(self, path: Path, account: Account) -> None:
         self.path = path
-        self._account = account
+        self.account = account
         self._is_users = False
 
     def open(self) -> int:
@@ -95,7 +95,7 @@ class TraceDirectory:
 
     def acting(self) -> AbstractContextManager[None]:
         """Return the block in which the trace file is made: the user's rights, or root's."""
-        return rights_of(self._account) if self._is_users else nullcontext()
+        return rights_of(self.account) if self._is_users else nullcontext()
 
     def _step(self, fd: int, name: str) -> int:
         return self._try(lambda: self._open_or_make(fd, name))
@@ -104,7 +104,7 @@ class TraceDirectory:
         """Return where a link leads, or raise what was wrong with the name otherwise."""
         if error.errno not in (errno.ELOOP, errno.ENOTDIR) or links > MAX_LINKS:
             raise error
-        if self._is_users and self._account.uid == 0:
+        if self._is_users and self.account.uid == 0:
             raise TraceError(f"{self.path}: {name}: a link that somebody else may have made")
         try:
             return self._try(lambda: os.readlink(name, dir_fd=fd))
@@ -140,8 +140,8 @@ class TraceDirectory:
         made = os.open(name, _DIRECTORY, dir_fd=fd)
         # Whatever the umask is.
         os.fchmod(made, mode)
-        if not self._is_users and name == self._account.user:
-            os.fchown(made, self._account.uid, self._account.gid)
+        if not self._is_users and name == self.account.user:
+            os.fchown(made, self.account.uid, self.account.gid)
             os.fchmod(made, 0o700)
         return made
 

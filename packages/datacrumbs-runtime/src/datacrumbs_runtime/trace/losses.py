@@ -106,7 +106,7 @@ class Losses:
 
 _CAUSES = {
     "ring_full": "found the ring buffer full",
-    "unwritten": "found the disk full",
+    "unwritten": "did not reach the disk",
     "bad_records": "unreadable records",
     "spans_full": "spans found no room",
     "state": "threads without memory for their state",

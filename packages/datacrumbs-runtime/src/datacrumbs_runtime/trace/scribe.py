@@ -1,23 +1,30 @@
 """Who writes to the trace file: another process, or this one if there can be no other."""
 
 import logging
-import os
 import select
 import socket
 import subprocess
 import sys
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from datacrumbs_runtime import process
 from datacrumbs_runtime.errors import ProcessError
-from datacrumbs_runtime.trace.scribe_program import ANSWER, REQUEST, USE_FILE, WRITE, write_whole
+from datacrumbs_runtime.trace import scribe_program
+from datacrumbs_runtime.trace.scribe_messages import (
+    MAX_ANSWER_BYTES,
+    TOKEN,
+    Answer,
+    Request,
+    request_in_memory,
+)
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = Path(__file__).with_name("scribe_program.py")
-LAST_WAIT_S = 5.0
-# They end by themselves when the disk lets them.
+PROGRAM = Path(scribe_program.__file__)
+# They end by themselves when the file system lets them.
 _left_behind: list["subprocess.Popen[bytes]"] = []
 
 
@@ -26,54 +33,55 @@ class ScribeGoneError(Exception):
 
 
 class Scribe(Protocol):
-    """Writes one piece of data at a time."""
+    """Does one request after another."""
 
-    def use_file(self, fd: int) -> None:
-        """Write to this file from now on; the descriptor stays the caller's."""
-
-    def begin(self, data: bytes, offset: int) -> None:
-        """Begin to write; nothing else is under way."""
-
-    def finished(self, timeout_s: float) -> bool:
-        """Return whether it was written, after waiting so long for it.
+    def send(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
+        """Hand a request over, without waiting for anything.
 
         Raises:
-            OSError: It was not; nothing of it is in the file.
-            ScribeGoneError: Nobody knows.
+            OSError: There is no room to do so.
+            ScribeGoneError: Nobody is there to take it.
         """
 
-    def close(self) -> None:
-        """Let go of everything."""
+    def answer(self, timeout_s: float) -> Answer | None:
+        """Return the answer to the oldest request that has none, or None after so long a wait.
+
+        Raises:
+            ScribeGoneError: There will be none.
+        """
+
+    def close(self, timeout_s: float) -> int | None:
+        """Let go of it.
+
+        Returns:
+            The process that is still at it after so long a wait, or None.
+        """
 
 
 class OwnHand:
-    """Writes in this process, at once."""
+    """Does everything in this process, at once."""
 
     def __init__(self) -> None:
-        self._fd = -1
-        self._errno = 0
+        self._hand = scribe_program.Hand()
+        self._answers: list[Answer] = []
 
-    def use_file(self, fd: int) -> None:
-        """Write to this file from now on."""
-        self._fd = fd
+    def send(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
+        """Do it now."""
+        self._answers.append(self._hand.do(request, pieces))
 
-    def begin(self, data: bytes, offset: int) -> None:
-        """Write now."""
-        self._errno = write_whole(self._fd, data, offset)
-
-    def finished(self, timeout_s: float) -> bool:
-        """Return True or raise what went wrong."""
+    def answer(self, timeout_s: float) -> Answer | None:
+        """Return what came of it."""
         del timeout_s
-        if self._errno:
-            raise OSError(self._errno, os.strerror(self._errno))
-        return True
+        return self._answers.pop(0)
 
-    def close(self) -> None:
-        """Do nothing."""
+    def close(self, timeout_s: float) -> None:
+        """Close the file."""
+        del timeout_s
+        self._hand.end()
 
 
 class OtherProcess:
-    """Writes in a process of its own, which outlives this one as long as a write takes.
+    """Has a process of its own, which outlives this one as long as it has something to do.
 
     Raises:
         ProcessError: It cannot be started.
@@ -82,7 +90,10 @@ class OtherProcess:
     def __init__(self) -> None:
         if not sys.executable:
             raise ProcessError("python: nobody knows where it is")
-        here, there = socket.socketpair()
+        try:
+            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise ProcessError(f"socketpair: {error.strerror}") from error
         # -I -S: neither the environment nor installed packages have a say.
         command = [sys.executable, "-I", "-S", str(PROGRAM), str(there.fileno())]
         try:
@@ -96,44 +107,42 @@ class OtherProcess:
         self._answers = select.poll()
         self._answers.register(here, select.POLLIN)
 
-    def use_file(self, fd: int) -> None:
-        """Hand the file over."""
-        try:
-            socket.send_fds(self._socket, [REQUEST.pack(USE_FILE, 0, 0)], [fd])
-        except OSError as error:
-            raise ScribeGoneError from error
+    def send(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
+        """Hand it over as a file in memory."""
+        with open(request_in_memory(request, pieces), "rb", buffering=0) as file:  # noqa: PTH123
+            try:
+                # socket.send_fds() of older Pythons ignores flags.
+                descriptor = (
+                    socket.SOL_SOCKET,
+                    socket.SCM_RIGHTS,
+                    array("i", [file.fileno()]),
+                )
+                flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                self._socket.sendmsg([TOKEN], [descriptor], flags)
+            except OSError as error:
+                raise ScribeGoneError from error
 
-    def begin(self, data: bytes, offset: int) -> None:
-        """Hand the data over."""
-        try:
-            self._socket.sendall(REQUEST.pack(WRITE, offset, len(data)))
-            self._socket.sendall(data)
-        except OSError as error:
-            raise ScribeGoneError from error
-
-    def finished(self, timeout_s: float) -> bool:
+    def answer(self, timeout_s: float) -> Answer | None:
         """Look whether the answer is there."""
         if not self._answers.poll(timeout_s * 1000):
-            return False
+            return None
         try:
-            answer = self._socket.recv(ANSWER.size, socket.MSG_WAITALL)
+            data = self._socket.recv(MAX_ANSWER_BYTES)
         except OSError as error:
             raise ScribeGoneError from error
-        if len(answer) < ANSWER.size:
+        if not data:
             raise ScribeGoneError
-        (error_number,) = ANSWER.unpack(answer)
-        if error_number:
-            raise OSError(error_number, os.strerror(error_number))
-        return True
+        return Answer.from_bytes(data)
 
-    def close(self) -> None:
+    def close(self, timeout_s: float) -> int | None:
         """Let the process end; wait for it, but not for ever."""
         self._socket.close()
         try:
-            self._process.wait(LAST_WAIT_S)
+            self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            logger.warning("process %d still writes to the trace", self._process.pid)
             _left_behind.append(self._process)
+            return self._process.pid
+        return None
 
 
 def find_scribe(*, other_process: bool) -> Scribe:

@@ -1,78 +1,166 @@
 """The program that writes a trace file on behalf of a recorder that may be killed at any moment.
 
 The kernel ends a write in the middle when the writing process is killed, and a file whose last gzip
-member is cut is refused by some readers. So another process writes, which nobody kills: what was
-handed to it completely is written completely, and it ends when the recorder is gone.
+member is cut is refused by some readers. And a file system that does not answer holds whoever asks
+it, not even SIGKILL ends that. So another process opens and writes the file, which nobody kills:
+what was handed to it is written as soon as that can be, and it ends when the recorder is gone.
 
-It is run as ``python -I -S scribe_program.py SOCKET`` by `datacrumbs_runtime.trace.scribe` and
-imports the standard library only.
+It is run as ``python -I -S scribe_program.py SOCKET`` by `datacrumbs_runtime.trace.scribe`, and
+needs the standard library and this package only.
 """
 
 import errno
 import os
 import signal
 import socket
-import struct
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
-# Kind, offset in the file, length of what follows.
-REQUEST = struct.Struct("=cQQ")
-# Error number or 0.
-ANSWER = struct.Struct("=i")
-USE_FILE = b"F"
-WRITE = b"W"
+if __name__ == "__main__":
+    # Without installed packages this one is not found; whatever Python has goes first.
+    sys.path.append(os.fspath(Path(__file__).resolve().parents[2]))
 
-
-def receive(connection: socket.socket, length: int) -> bytearray | None:
-    """Return so many bytes, or None if the recorder is gone."""
-    data = bytearray(length)
-    view = memoryview(data)
-    while view:
-        count = connection.recv_into(view)
-        if count == 0:
-            return None
-        view = view[count:]
-    return data
-
-
-def receive_request(connection: socket.socket) -> tuple[bytes, int, int, list[int]] | None:
-    """Return kind, offset, length and descriptors, or None if the recorder is gone."""
-    head, descriptors, _, _ = socket.recv_fds(connection, REQUEST.size, 1)
-    rest = receive(connection, REQUEST.size - len(head)) if head else None
-    if rest is None:
-        return None
-    kind, offset, length = REQUEST.unpack(head + rest)
-    return kind, offset, length, descriptors
+from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.trace import scribe_messages as messages
+from datacrumbs_runtime.trace.members import (
+    FULL,
+    calls_in,
+    compress,
+    decompress,
+    metadata_of,
+    unwritten_line,
+)
+from datacrumbs_runtime.trace.scribe_messages import Answer, Request, request_from_memory
+from datacrumbs_runtime.trace.trace_file import TraceFile
 
 
-def write_whole(fd: int, data: bytes | bytearray, offset: int) -> int:
-    """Write data or nothing of it; return an error number or 0."""
-    try:
-        if os.pwrite(fd, data, offset) == len(data):
-            return 0
-        os.ftruncate(fd, offset)
-    except OSError as error:
-        return error.errno or errno.EIO
-    return errno.ENOSPC
+class Hand:
+    """Does what requests say, in the process that has it."""
+
+    def __init__(self) -> None:
+        self._file: TraceFile | None = None
+        self._offsets: list[int] = []
+        self._failed: bytes | None = None
+        self._is_finished = False
+
+    def do(self, request: Request, pieces: Sequence[bytes]) -> Answer:
+        """Do it and tell what came of it."""
+        try:
+            return self._do(request, pieces)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            return Answer(number, os.strerror(number))
+        except DatacrumbsError as error:
+            return Answer(-1, str(error))
+
+    def _do(self, request: Request, pieces: Sequence[bytes]) -> Answer:
+        if request.do in (messages.CREATE, messages.REOPEN):
+            self._file = TraceFile(request.place, request.file, request.size_bytes)
+            return Answer(file=self._file.id)
+        file = self._file
+        if file is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if request.do == messages.WRITE:
+            return self._write(file, pieces[0])
+        if request.do == messages.FINISH:
+            return self._finish(file, request, pieces)
+        if request.do == messages.LAST_WORDS:
+            return self._say_last_words(file, pieces[0], request.unwritten)
+        self._is_finished = True
+        file.remove()
+        return self._close(file, Answer())
+
+    def _write(self, file: TraceFile, piece: bytes) -> Answer:
+        offset = file.size_bytes
+        self._failed = piece
+        is_another = file.write(piece)
+        self._failed = None
+        self._offsets.append(offset)
+        return Answer(file=file.id if is_another else None, size_bytes=file.size_bytes, pieces=1)
+
+    def _finish(self, file: TraceFile, request: Request, pieces: Sequence[bytes]) -> Answer:
+        failed = [self._failed] if request.failed_too and self._failed is not None else []
+        written, error_number, message = 0, 0, ""
+        another = None
+        for piece in (*failed, *pieces):
+            answer = self.do(Request(messages.WRITE, request.place), [piece])
+            if answer.error_number:
+                error_number, message = answer.error_number, answer.message
+                break
+            another = answer.file or another
+            written += 1
+        answer = Answer(error_number, message, another, file.size_bytes, written)
+        return answer if error_number else self._close(file, answer)
+
+    def _say_last_words(self, file: TraceFile, metadata: bytes, unwritten: int) -> Answer:
+        """Write metadata and the number of lost calls, if need be for the last calls."""
+        sacrificed = lost_bytes = 0
+        while True:
+            kept = metadata + unwritten_line(unwritten)
+            try:
+                file.write(compress(kept))
+                break
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            if not self._offsets:
+                kept = b""
+                break
+            # A full disk has room for what another member took.
+            offset = self._offsets.pop()
+            text = decompress(file.read(offset))
+            file.truncate(offset)
+            sacrificed += 1
+            unwritten += calls_in(text)
+            lost_bytes += len(text)
+            metadata = metadata_of(text) + metadata
+        answer = Answer(
+            size_bytes=file.size_bytes,
+            sacrificed=sacrificed,
+            unwritten=unwritten,
+            lost_bytes=lost_bytes,
+            kept_bytes=len(kept),
+        )
+        return self._close(file, answer)
+
+    def _close(self, file: TraceFile, answer: Answer) -> Answer:
+        self._is_finished = True
+        self._file = None
+        try:
+            file.close()
+        except OSError as error:
+            return replace(answer, message=f"{error.strerror} when it was closed")
+        return answer
+
+    def end(self) -> None:
+        """Let go of everything; a file to which nobody wrote is not left."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError, DatacrumbsError):
+                if not file.size_bytes and not self._is_finished:
+                    file.remove()
+                file.close()
 
 
 def main() -> None:
-    """Write what the recorder hands over until it is gone."""
+    """Do what the recorder says until it is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
-    fd = -1
-    while (request := receive_request(connection)) is not None:
-        kind, offset, length, descriptors = request
-        if kind == USE_FILE:
-            if fd >= 0:
-                os.close(fd)
-            (fd,) = descriptors
-            continue
-        data = receive(connection, length)
-        if data is None:
-            return
-        connection.sendall(ANSWER.pack(write_whole(fd, data, offset)))
+    hand = Hand()
+    while True:
+        token, descriptors, _, _ = socket.recv_fds(connection, len(messages.TOKEN), 1)
+        if not token or not descriptors:
+            break
+        request, pieces = request_from_memory(descriptors[0])
+        answer = hand.do(request, pieces)
+        # The recorder may be gone; what it handed over before is done all the same.
+        with suppress(OSError):
+            connection.send(answer.to_bytes(), socket.MSG_NOSIGNAL)
+    hand.end()
 
 
 if __name__ == "__main__":

@@ -1,154 +1,75 @@
 """The trace file: complete gzip members, each written at once, whatever the disk does.
 
 A member holds whole lines and is handed to the kernel in one write, by a process that goes on if
-this one is killed, so the file is valid at any moment. While the disk is full or slow, finished
-members wait in memory; beyond a limit the oldest are dropped, but for their metadata, and the calls
-in them counted.
+this one is killed, so the file is valid at any moment. This process itself never touches the file
+system of the trace, which may not answer. While the disk is full or slow, finished members wait in
+memory; beyond a limit the oldest are dropped, but for their metadata, and their calls counted.
 """
 
-import errno
 import logging
 import os
 import time
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from isal import igzip_lib
-
 from datacrumbs_runtime.errors import TraceError
-from datacrumbs_runtime.trace.scribe import OwnHand, ScribeGoneError, find_scribe
-from datacrumbs_runtime.trace.scribe_program import write_whole
-from datacrumbs_runtime.trace.trace_file import Owner as Owner
-from datacrumbs_runtime.trace.trace_file import TraceFile, directory_opener
-from datacrumbs_runtime.trace.trace_lines import json_line
+from datacrumbs_runtime.trace import scribe_messages as messages
+from datacrumbs_runtime.trace.member_queue import MemberQueue
+from datacrumbs_runtime.trace.members import FULL
+from datacrumbs_runtime.trace.scribe import ScribeGoneError, find_scribe
+from datacrumbs_runtime.trace.scribe_messages import Answer, Request
+from datacrumbs_runtime.trace.trace_file import FileId, Owner, Place
+from datacrumbs_runtime.trace.writer_settings import WriterCounters, WriterSettings
+
+__all__ = ["Owner", "Place", "TraceWriter", "WriterCounters", "WriterSettings"]
 
 logger = logging.getLogger(__name__)
 
-# Readers do not care about metadata's place but need it: what hashes stand for.
-_METADATA = b'"ph":"M"'
-_CALL = b'"ph":"X"'
-# What the kernel says when there is no room left.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True, slots=True)
-class WriterSettings:
-    """How a trace file is written.
-
-    Attributes:
-        compression_level: 0 (fast) to 3 (small) of igzip.
-        member_bytes: A gzip member is closed when it holds this much text.
-        member_age_s: It is closed this long after its first line at the latest.
-        waiting_bytes: Compressed text that may wait for room on the disk.
-        retry_s: How often the disk is asked again.
-        last_wait_s: How long the end of a run waits for a slow disk.
-        other_process: Whether another process writes, so that the file is whole if this one is
-            killed in the middle of a write.
-    """
-
-    compression_level: int = 1
-    member_bytes: int = 1 << 20
-    member_age_s: float = 0.5
-    waiting_bytes: int = 64 << 20
-    retry_s: float = 1.0
-    last_wait_s: float = 10.0
-    other_process: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class WriterCounters:
-    """What became of the lines.
-
-    Attributes:
-        text_bytes: Bytes of lines taken.
-        file_bytes: Size of the file.
-        members: gzip members in the file.
-        waiting_bytes: Compressed, waiting for room on the disk.
-        dropped_events: Lines of calls that never reached the file.
-        dropped_bytes: Text that never reached the file.
-    """
-
-    text_bytes: int
-    file_bytes: int
-    members: int
-    waiting_bytes: int
-    dropped_events: int
-    dropped_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    compressed: bytes
-    text_bytes: int
-    # What is left of a member whose calls were dropped.
-    is_metadata: bool = False
-
-
-def _decompress(member: bytes) -> bytes:
-    return igzip_lib.decompress(member, igzip_lib.DECOMP_GZIP)
-
-
-def _calls_in(texts: Iterable[bytes]) -> int:
-    return sum(text.count(_CALL) for text in texts)
-
-
-def _metadata_of(texts: Iterable[bytes]) -> bytes:
-    lines = (line for text in texts for line in text.splitlines(keepends=True))
-    return b"".join(line for line in lines if _METADATA in line or line == b"[\n")
+# If whoever writes is killed again and again, this process writes.
+MAX_SCRIBES = 4
+# How long a second signal lets the end of a run wait for the disk.
+HURRIED_WAIT_S = 0.2
+_WAIT_STEP_S = 0.02
+_NO_ANSWER = "the file system does not answer"
+_ENDED = "the process that writes it was ended"
 
 
 class TraceWriter:
-    """Writes one trace file. Not for use from several threads at once.
+    """Writes one trace file. Not for use from several threads at once, but for `hurry`.
+
+    The file is being made when this returns; `opened` waits for it.
 
     Args:
-        name: Name of the file, such as ``trace-a-1-node1-probes.pfw.gz``. An existing file is
-            never touched: ``-2``, ``-3`` ... is added.
-        open_directory: Opens the directory and returns its descriptor, which the writer closes.
-            Called again when the directory was removed and may be there again.
-        owner: Whose the file shall be; None: whoever runs this.
-        as_user: Entered to create the file, for file systems where root may not.
+        place: Where the file goes.
         settings: Sizes and times.
-
-    Raises:
-        TraceError: The file cannot be created.
     """
 
-    def __init__(
-        self,
-        name: str,
-        open_directory: Callable[[], int],
-        *,
-        owner: Owner | None = None,
-        as_user: Callable[[], AbstractContextManager[object]] = nullcontext,
-        settings: WriterSettings | None = None,
-    ) -> None:
+    def __init__(self, place: Place, *, settings: WriterSettings | None = None) -> None:
+        self._place = place
         self._settings = settings or WriterSettings()
         self._lines: list[bytes] = []
         self._lines_bytes = 0
         self._lines_since_s = 0.0
-        self._waiting: deque[_Member] = deque()
-        self._waiting_bytes = 0
+        self._waiting = MemberQueue(self._settings.compression_level)
         self._has_begun = False
-        self._is_writing = False
         self._failing_since_s: float | None = None
-        self._failed_with = 0
+        self._failure = Answer()
         self._retry_at_s = 0.0
+        self._file: FileId | None = None
         self._file_bytes = 0
         self._text_bytes = 0
-        self._member_offsets = array("Q")
-        self._dropped_events = 0
-        self._dropped_bytes = 0
-        try:
-            self._file = TraceFile(name, open_directory, owner=owner, as_user=as_user)
-        except OSError as error:
-            raise TraceError(f"{name}: {error.strerror}") from error
+        self._members = 0
+        self._is_closed = False
+        self._is_hurried = False
+        self._is_left_behind = False
+        # What was asked of the scribe and has no answer yet, and what has to be asked first.
+        self._asked: deque[str] = deque()
+        self._needed: str | None = None
+        self._scribes = 1
         self._scribe = find_scribe(other_process=self._settings.other_process)
-        self._hand_over_file()
+        self._ask(Request(messages.CREATE, place))
 
     @classmethod
     def at(
@@ -159,15 +80,40 @@ class TraceWriter:
         Raises:
             TraceError: The file cannot be created.
         """
+        place = Place(os.fspath(path.parent.absolute()), path.name, owner)
+        writer = cls(place, settings=settings)
+        writer.opened()
+        return writer
+
+    def opened(self) -> None:
+        """Wait until the file is there.
+
+        Raises:
+            TraceError: It cannot be created; the writer is closed then.
+        """
+        reason: str | None = None
         try:
-            return cls(path.name, directory_opener(path.parent), owner=owner, settings=settings)
-        except TraceError as error:
-            raise TraceError(f"{path.parent}/{error}") from error
+            self._settle(self._settings.create_wait_s)
+            if self._asked:
+                reason = _NO_ANSWER
+            elif self._file is None:
+                reason = _reason(self._failure)
+        except (ScribeGoneError, OSError):
+            reason = _ENDED
+        if reason is not None:
+            self._is_closed = True
+            self._scribe.close(0.0)
+            raise TraceError(f"{self._place.directory}/{self._place.name}: {reason}")
 
     @property
     def name(self) -> str:
         """The name that the file got."""
-        return self._file.name
+        return self._place.name if self._file is None else self._file.name
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether the file system has not answered in time: another process is still at it."""
+        return self._is_left_behind
 
     # ---- lines to members
 
@@ -176,7 +122,7 @@ class TraceWriter:
 
         Nothing is raised if the disk is full: see `counters`.
         """
-        if not lines:
+        if not lines or self._is_closed:
             return
         if not self._lines:
             self._lines_since_s = time.monotonic()
@@ -203,7 +149,7 @@ class TraceWriter:
         self._retry_at_s = 0.0
         end_s = time.monotonic() + self._settings.last_wait_s
         self._write_waiting()
-        while self._is_writing and (left_s := end_s - time.monotonic()) > 0:
+        while self._asked and (left_s := end_s - time.monotonic()) > 0:
             self._write_waiting(left_s)
 
     def _close_member(self) -> None:
@@ -212,98 +158,96 @@ class TraceWriter:
         text = self._lines[0] if len(self._lines) == 1 else b"".join(self._lines)
         self._lines.clear()
         self._lines_bytes = 0
-        compressed = igzip_lib.compress(text, self._settings.compression_level, igzip_lib.COMP_GZIP)
-        self._waiting.append(_Member(compressed, len(text)))
-        self._waiting_bytes += len(compressed)
-
-    def _compress(self, text: bytes) -> bytes:
-        level = self._settings.compression_level
-        return igzip_lib.compress(text, level, igzip_lib.COMP_GZIP)
+        self._waiting.add(text)
 
     # ---- members to the file
+
+    def _ask(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
+        self._scribe.send(request, pieces)
+        self._asked.append(request.do)
 
     def _write_waiting(self, timeout_s: float = 0.0) -> None:
         """Let the oldest members be written, as far as that goes without waiting longer."""
         try:
-            while self._take_answer(timeout_s) and self._waiting:
+            while self._settle(timeout_s) and self._waiting:
                 if time.monotonic() < self._retry_at_s:
                     break
-                if self._file.find(self._file_bytes):
-                    self._hand_over_file()
-                self._scribe.begin(self._waiting[0].compressed, self._file_bytes)
-                self._is_writing = True
-        except OSError as error:
-            self._is_writing = False
-            self._retry_at_s = time.monotonic() + self._settings.retry_s
-            self._note_failure(error)
+                if self._needed is None:
+                    self._ask(Request(messages.WRITE, self._place), [self._waiting.oldest()])
+                else:
+                    self._ask_for_file()
         except ScribeGoneError:
-            self._go_on_alone()
-        while self._waiting_bytes > self._settings.waiting_bytes and self._drop_oldest():
-            pass
+            self._replace_scribe()
+        except OSError as error:
+            self._note_failure(Answer(error.errno or -1, str(error)))
+        first = 1 if messages.WRITE in self._asked else 0
+        while self._waiting.compressed_bytes > self._settings.waiting_bytes:
+            if not self._waiting.drop_oldest(first):
+                break
 
-    def _take_answer(self, timeout_s: float) -> bool:
-        """Return whether nothing is being written any more."""
-        if not self._is_writing:
-            return True
-        if not self._scribe.finished(timeout_s):
-            return False
-        self._is_writing = False
-        member = self._waiting.popleft()
-        self._waiting_bytes -= len(member.compressed)
-        self._member_offsets.append(self._file_bytes)
-        self._file_bytes += len(member.compressed)
-        if not self._waiting:
+    def _settle(self, timeout_s: float) -> bool:
+        """Take the answers that are there; return whether there is something to go on with."""
+        while self._asked:
+            answer = self._scribe.answer(timeout_s)
+            if answer is None:
+                return False
+            self._take(self._asked.popleft(), answer)
+            if answer.error_number:
+                return False
+        return True
+
+    def _take(self, asked: str, answer: Answer) -> None:
+        if answer.error_number:
+            if asked == messages.REOPEN and answer.error_number > 0:
+                self._needed = messages.CREATE
+            self._note_failure(answer)
+        elif asked == messages.WRITE:
+            self._take_written(1, answer)
+        elif asked == messages.REOPEN:
+            self._needed = None
+        elif asked == messages.CREATE:
+            self._take_created(answer)
+
+    def _take_created(self, answer: Answer) -> None:
+        self._needed = None
+        if self._file is not None:
+            logger.warning("%s is gone; what follows is in %s", self._file.name, answer.file)
+            self._waiting.begin_anew()
+        self._file, self._file_bytes, self._members = answer.file, 0, 0
+
+    def _take_written(self, count: int, answer: Answer) -> None:
+        self._waiting.written(count)
+        self._members += count
+        self._file_bytes = answer.size_bytes
+        if answer.file is not None:
+            before, self._file = self.name, answer.file
+            logger.warning("%s was removed and is written anew as %s", before, self.name)
+        if count and not self._waiting:
             self._note_recovery()
-        return True
 
-    def _go_on_alone(self) -> None:
-        """The other process was killed: write here, from the last whole member on."""
-        logger.warning("%s: the process that wrote it is gone; going on without", self.name)
-        self._is_writing = False
-        self._scribe.close()
-        self._scribe = OwnHand()
-        self._hand_over_file()
-        try:
-            os.ftruncate(self._file.fd, self._file_bytes)
-        except OSError as error:
-            self._note_failure(error)
-        self._write_waiting()
+    def _replace_scribe(self) -> None:
+        """The other process was killed: another takes over, from the last whole member on."""
+        logger.warning("%s: the process that wrote it is gone; another takes over", self.name)
+        self._scribe.close(0.0)
+        self._asked.clear()
+        self._scribes += 1
+        again = self._settings.other_process and self._scribes <= MAX_SCRIBES
+        self._scribe = find_scribe(other_process=again)
+        self._needed = messages.CREATE if self._file is None else messages.REOPEN
+        self._retry_at_s = 0.0
 
-    def _hand_over_file(self) -> None:
-        try:
-            self._scribe.use_file(self._file.fd)
-        except ScribeGoneError:
-            self._go_on_alone()
+    def _ask_for_file(self) -> None:
+        if self._needed == messages.CREATE:
+            self._ask(Request(messages.CREATE, self._place))
+        else:
+            self._ask(Request(messages.REOPEN, self._place, self._file, self._file_bytes))
 
-    def _drop_oldest(self) -> bool:
-        """Drop the calls of the oldest member that has some; metadata goes last.
-
-        Returns:
-            Whether there was anything to drop.
-        """
-        first = 1 if self._is_writing else 0
-        places = range(first, len(self._waiting))
-        place = next((i for i in places if not self._waiting[i].is_metadata), first)
-        if place >= len(self._waiting):
-            return False
-        member = self._waiting[place]
-        del self._waiting[place]
-        self._waiting_bytes -= len(member.compressed)
-        text = _decompress(member.compressed)
-        kept = b"" if member.is_metadata else _metadata_of([text])
-        self._dropped_events += _calls_in([text])
-        self._dropped_bytes += member.text_bytes - len(kept)
-        if kept:
-            compressed = self._compress(kept)
-            self._waiting.insert(place, _Member(compressed, len(kept), is_metadata=True))
-            self._waiting_bytes += len(compressed)
-        return True
-
-    def _note_failure(self, error: OSError) -> None:
-        self._failed_with = error.errno or 0
-        if self._failing_since_s is None:
+    def _note_failure(self, answer: Answer) -> None:
+        self._failure = answer
+        self._retry_at_s = time.monotonic() + self._settings.retry_s
+        if self._failing_since_s is None and self._has_begun and not self._is_closed:
             self._failing_since_s = time.monotonic()
-            logger.warning("%s: %s: the trace waits in memory", self.name, error.strerror)
+            logger.warning("%s: %s: the trace waits in memory", self.name, _reason(answer))
 
     def _note_recovery(self) -> None:
         if self._failing_since_s is not None:
@@ -311,7 +255,7 @@ class TraceWriter:
                 "%s: writing again after %.1f s, %d calls dropped so far",
                 self.name,
                 time.monotonic() - self._failing_since_s,
-                self._dropped_events,
+                self._waiting.dropped_calls,
             )
             self._failing_since_s = None
 
@@ -322,66 +266,124 @@ class TraceWriter:
         return WriterCounters(
             text_bytes=self._text_bytes,
             file_bytes=self._file_bytes,
-            members=len(self._member_offsets),
-            waiting_bytes=self._waiting_bytes,
-            dropped_events=self._dropped_events,
-            dropped_bytes=self._dropped_bytes,
+            members=self._members,
+            waiting_bytes=self._waiting.compressed_bytes,
+            dropped_events=self._waiting.dropped_calls,
+            dropped_bytes=self._waiting.dropped_bytes,
         )
+
+    def hurry(self) -> None:
+        """Let the end not wait for the disk any more, from any thread."""
+        self._is_hurried = True
+
+    def discard(self) -> None:
+        """Remove the file, and close."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        end_s = time.monotonic() + self._settings.last_wait_s
+        try:
+            self._ask(Request(messages.DISCARD, self._place))
+            self._last_answer(end_s)
+        except (ScribeGoneError, OSError):
+            logger.warning("%s: %s and leaves an empty file", self.name, _ENDED)
+        self._let_go(end_s)
 
     def close(self) -> None:
         """Write what can be written, count the rest as dropped, and close the file."""
-        if self._file.is_closed:
+        if self._is_closed:
             return
-        self.flush()
-        was_stuck = self._is_writing
-        self._scribe.close()
-        if self._waiting:
-            self._give_up(is_writable=not was_stuck and self._failed_with in _FULL)
+        self._close_member()
+        self._is_closed = True
+        end_s = time.monotonic() + self._settings.last_wait_s
         try:
-            self._file.close()
-        except OSError as error:
-            logger.warning("%s: %s when it was closed", self.name, error.strerror)
+            try:
+                self._finish(end_s)
+            except ScribeGoneError:
+                self._replace_scribe()
+                self._finish(end_s)
+        except (ScribeGoneError, OSError) as error:
+            self._drop_rest(str(error) or _ENDED)
+        self._let_go(end_s)
 
-    def _give_up(self, *, is_writable: bool) -> None:
-        """Drop what waits; keep its metadata and say what is missing, if need be for last calls."""
-        lost = [_decompress(member.compressed) for member in self._waiting]
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        kept = b""
-        while is_writable:
-            kept = _metadata_of(lost) + self._last_line(_calls_in(lost))
-            compressed = self._compress(kept)
-            if write_whole(self._file.fd, compressed, self._file_bytes) == 0:
-                self._member_offsets.append(self._file_bytes)
-                self._file_bytes += len(compressed)
-                break
-            kept = b""
-            if not self._member_offsets:
-                break
-            # A full disk has room for what another member took.
-            offset = self._member_offsets.pop()
-            member = os.pread(self._file.fd, self._file_bytes - offset, offset)
-            lost.insert(0, _decompress(member))
-            os.ftruncate(self._file.fd, offset)
-            self._file_bytes = offset
-        self._dropped_events += _calls_in(lost)
-        self._dropped_bytes += sum(map(len, lost)) - len(kept)
-        logger.warning(
-            "%s: the disk stayed full: %d calls dropped", self.name, self._dropped_events
-        )
+    def _finish(self, end_s: float) -> None:
+        if self._needed is not None and not self._find_file(end_s):
+            self._drop_rest(_reason(self._failure))
+            return
+        # What is being written now comes back to the other process if it fails.
+        is_writing = messages.WRITE in self._asked
+        rest = self._waiting.compressed(1 if is_writing else 0)
+        self._ask(Request(messages.FINISH, self._place, failed_too=is_writing), rest)
+        answer = self._last_answer(end_s)
+        if answer is None:
+            self._is_left_behind = True
+            return
+        self._take_written(answer.pieces, answer)
+        if answer.error_number in FULL:
+            self._say_last_words(_reason(answer), end_s)
+        elif answer.error_number:
+            self._drop_rest(_reason(answer))
+        elif answer.message:
+            logger.warning("%s: %s", self.name, answer.message)
 
-    def _last_line(self, lost_calls: int) -> bytes:
-        process = os.getpid()
-        return json_line(
-            {
-                "name": "datacrumbs_unwritten",
-                "cat": "dftracer",
-                "ph": "M",
-                "pid": process,
-                "tid": process,
-                "args": {"unwritten": self._dropped_events + lost_calls},
-            }
-        )
+    def _find_file(self, end_s: float) -> bool:
+        """Let whoever writes have the file; return whether it has."""
+        while self._needed is not None:
+            asked = self._needed
+            if not self._asked:
+                self._ask_for_file()
+            answer = self._last_answer(end_s)
+            if answer is None:
+                self._failure = Answer(-1, _NO_ANSWER)
+                return False
+            self._take(asked, answer)
+            if self._needed == asked:
+                return False
+        return True
+
+    def _last_answer(self, end_s: float) -> Answer | None:
+        """Return the answer to the last request, or None if the time is over before."""
+        while True:
+            if self._is_hurried:
+                end_s = min(end_s, time.monotonic() + HURRIED_WAIT_S)
+                self._is_hurried = False
+            answer = self._scribe.answer(_WAIT_STEP_S)
+            if answer is not None:
+                asked = self._asked.popleft()
+                if not self._asked:
+                    return answer
+                self._take(asked, answer)
+            elif time.monotonic() >= end_s:
+                return None
+
+    def _say_last_words(self, reason: str, end_s: float) -> None:
+        """Keep the metadata of what is lost, and say in the file what is missing."""
+        rest = self._waiting.give_up()
+        unwritten = self._waiting.dropped_calls
+        self._ask(Request(messages.LAST_WORDS, self._place, unwritten=unwritten), [rest.metadata])
+        answer = self._last_answer(max(end_s, time.monotonic() + HURRIED_WAIT_S))
+        if answer is None:
+            self._is_left_behind = True
+        elif not answer.error_number:
+            self._file_bytes = answer.size_bytes
+            self._members += (1 if answer.kept_bytes else 0) - answer.sacrificed
+            self._waiting.dropped_calls = answer.unwritten
+            self._waiting.dropped_bytes += answer.lost_bytes - answer.kept_bytes
+        self._drop_rest(reason)
+
+    def _drop_rest(self, reason: str) -> None:
+        self._waiting.give_up()
+        calls = self._waiting.dropped_calls
+        logger.warning("%s: %s: %d calls dropped", self.name, reason, calls)
+
+    def _let_go(self, end_s: float) -> None:
+        left_s = max(end_s - time.monotonic(), HURRIED_WAIT_S)
+        process = self._scribe.close(0.0 if self._is_left_behind else left_s)
+        self._is_left_behind = self._is_left_behind or process is not None
+        if self._is_left_behind:
+            calls = self._waiting.give_up().calls
+            text = "%s: %s: %d calls are left to process %s, which writes them when that can be"
+            logger.warning(text, self.name, _NO_ANSWER, calls, process or "that ended")
 
     def __enter__(self) -> "TraceWriter":
         return self
@@ -393,3 +395,7 @@ class TraceWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _reason(answer: Answer) -> str:
+    return answer.message or os.strerror(answer.error_number)
