@@ -30,7 +30,7 @@ def programs() -> Iterator[Path]:
                 target = directory / source.stem
                 linking = ["-static"] if source.stem.startswith("static") else []
                 subprocess.run(
-                    ["cc", "-O1", "-pthread", *linking, "-o", target, source],
+                    ["cc", "-g", "-O1", "-pthread", *linking, "-o", target, source],
                     check=True,
                     timeout=60,
                 )
