@@ -14,12 +14,15 @@ extensions = ["myst_parser"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+# "--option" is two hyphens, not a dash.
+smartquotes = False
 html_theme = "alabaster"
+html_static_path = ["_static"]
 html_title = f"DataCrumbs {release}"
 html_theme_options = {
     "description": "Why was the I/O slow?",
     "fixed_sidebar": True,
-    "page_width": "68rem",
+    "page_width": "80rem",
 }
 
 
