@@ -164,7 +164,7 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
         missing = {target.function for target in registry.tracepoints}
         refusals |= dict.fromkeys(missing, chosen.refusals.get("tracepoint", ""))
     report = _report(registry, refusals, unregistrable, tiers, time.monotonic_ns() - begin_ns)
-    logger.info("attached %d of %d functions", report.attached, report.requested)
+    logger.debug("attached %d of %d functions", report.attached, report.requested)
     return report
 
 
