@@ -14,6 +14,8 @@ from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS
 
 _LOG2 = "log2_"
 MAX_ERRNO = 4095
+# Names in traces of the calls that move bytes.
+TRANSFERS = frozenset(call.shown_as for call in SYSTEM_CALLS.values() if moves_bytes(call.name))
 
 
 @dataclass(slots=True)
