@@ -75,7 +75,7 @@ def lines() -> Iterator[str]:
         "The file is `<prefix>/share/datacrumbs/data/system-probe-<install user>-<host>.sqlite` "
         "with the tables `system_configuration(key, value)` and `summary(key, value)`; settings "
         "of a run are in it only if somebody set them. `. <prefix>/bin/datacrumbs_setup` exports "
-        "everything to a shell and puts the commands on PATH.\n"
+        "those of installation and site to a shell and puts the commands on PATH.\n"
     )
     for group, introduction in INTRODUCTION.items():
         yield f"## {group.value.capitalize()}\n\n{introduction}\n"

@@ -179,6 +179,9 @@ def test_show_is_for_programs_and_shells_too(tmp_path: Path) -> None:
         check=True,
     )
     assert echoed.stdout == "/t/it's/%YY%"
+    # Else it would win over a default of runs that is set later.
+    assert "DATACRUMBS_MODE" not in lines
+    assert "export DATACRUMBS_INCLUSION_PATHS=''" in lines
 
 
 def test_without_configuration_the_hint_says_how_to_make_one(tmp_path: Path) -> None:

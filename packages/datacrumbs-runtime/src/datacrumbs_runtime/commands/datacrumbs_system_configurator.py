@@ -11,6 +11,7 @@ from datacrumbs_runtime import __version__
 from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, examples, run_command
 from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
+from datacrumbs_runtime.schema.site_config import Group, settings
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
     read_system_configuration,
@@ -104,8 +105,10 @@ def _show(prefix: Path, *, as_json: bool, shell: bool) -> None:
         document = {"system_configuration": values, "summary": dict(system.summary)}
         click.echo(json.dumps(document, indent=2))
     elif shell:
-        for key, value in values.items():
-            click.echo(f"export {key}={shlex.quote(value)}")
+        for setting in settings():
+            # Exported, a default of a run would win over what an administrator sets later.
+            if setting.group is not Group.RUN or setting.name == "inclusion_paths":
+                click.echo(f"export {setting.key}={shlex.quote(values[setting.key])}")
     else:
         click.echo(f"# settings: {path}")
         click.echo(f"# secret: {_state_of(path.parent / SECRET_NAME)}")
