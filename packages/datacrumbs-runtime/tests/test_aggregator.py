@@ -66,6 +66,19 @@ def test_cpus_are_added_up_per_function_and_process() -> None:
     }
 
 
+def test_functions_of_one_name_have_one_line() -> None:
+    """Readers would take the second line of a counter for its newer value."""
+    functions = [*FUNCTIONS, FunctionFormat("POSIX", "read"), FunctionFormat("OTHER", "read")]
+    aggregator = Aggregator(functions, "00ff")
+    aggregator.add([(index, 7, profile_of([10 * (index + 1)])) for index in range(4)])
+    lines = [json.loads(line) for line in aggregator.take_lines(0, 1).splitlines()]
+    assert [(line["cat"], line["name"], line["args"]["count"]) for line in lines] == [
+        ("POSIX", "read", 2), ("POSIX", "write", 1), ("OTHER", "read", 1)
+    ]  # fmt: skip
+    assert (lines[0]["args"]["min_ns"], lines[0]["args"]["max_ns"]) == (10, 30)
+    assert [each.index for each in aggregator.function_statistics()] == [0, 1, 2, 3]
+
+
 def test_an_interval_holds_only_its_own_calls() -> None:
     aggregator = Aggregator(FUNCTIONS, "00ff")
     aggregator.add([(0, 7, profile_of([10]))])

@@ -48,8 +48,13 @@ Key = tuple[int, str]
 def of_counters(lines: Iterable[Mapping[str, Any]]) -> dict[Key, Sums]:
     """Return the sums of counter lines, each of which must agree with itself."""
     sums: dict[Key, Sums] = defaultdict(Sums)
+    intervals: dict[tuple[int, str, str], int] = {}
     for line in lines:
         counted = line["args"]
+        counter = line["pid"], line["cat"], line["name"]
+        # A second value for the same time would replace the first one for those who draw it.
+        assert line["ts"] >= intervals.get(counter, 0)
+        intervals[counter] = line["ts"] + line["dur"]
         slots = {int(name.removeprefix(_LOG2)): n for name, n in counted.items() if _LOG2 in name}
         assert sum(slots.values()) == counted["count"] > 0
         assert 0 <= counted["errors"] <= counted["count"]

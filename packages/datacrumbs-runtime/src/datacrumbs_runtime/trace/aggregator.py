@@ -65,6 +65,9 @@ class _Sums:
 class Aggregator:
     """Adds up what profile mode counted in each interval.
 
+    Functions that share a name in the trace, such as the system calls ``openat`` and ``open``,
+    share a line: time lines know counters by their name alone.
+
     Args:
         functions: What the function index of a row stands for.
         host_hash: Hash of the node's name, see ``Pump.host_hash``.
@@ -72,6 +75,11 @@ class Aggregator:
 
     def __init__(self, functions: Sequence[NamedFunction], host_hash: str) -> None:
         self._functions = functions
+        first: dict[tuple[str, str], int] = {}
+        self._shown_as = [
+            first.setdefault((function.category, function.name), index)
+            for index, function in enumerate(functions)
+        ]
         self._host_hash = host_hash
         self._interval: dict[tuple[int, int], _Sums] = {}
         self._total: dict[int, _Sums] = {}
@@ -86,11 +94,11 @@ class Aggregator:
         for function, process, row in rows:
             if not row.count or not 0 <= function < len(self._functions):
                 continue
-            self._interval.setdefault((function, process), _Sums()).add(row)
+            self._interval.setdefault((self._shown_as[function], process), _Sums()).add(row)
             self._total.setdefault(function, _Sums()).add(row)
 
     def take_lines(self, begin_us: int, end_us: int) -> bytes:
-        """Return a counter line per function and process with calls in the interval that ends.
+        """Return a counter line per name and process with calls in the interval that ends.
 
         Times are microseconds since the epoch. Counters are all numbers, as timelines want it:
         the host's hash stands outside ``args``.
