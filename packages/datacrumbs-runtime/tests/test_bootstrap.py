@@ -183,3 +183,31 @@ def test_tree_without_a_package_is_an_error(tmp_path: Path) -> None:
     assert "datacrumbs_bootstrap: error: " in done.stderr
     assert "packages/datacrumbs-runtime: no such directory" in done.stderr
     assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--python", "/bin/true"], "--python: /bin/true: is not Python 3.10 or newer"),
+        (["--python", "/bin/false"], "--python: /bin/false"),
+        (["--set", "DATACRUMBS_INSTALL_USER=a b"], "'a b': not a name"),
+        (["--set", "DATACRUMBS_LOGDIR=/x"], "no such setting"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(
+    tmp_path: Path, source: Path, arguments: list[str], message: str
+) -> None:
+    done = bootstrap(tmp_path / "prefix", source, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "prefix").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a%b", "$(id)", "a:b", "a\nb", "a'b"])
+def test_prefix_that_units_or_shells_would_take_apart_is_refused(
+    tmp_path: Path, source: Path, name: str
+) -> None:
+    done = bootstrap(tmp_path / name, source)
+    assert done.returncode == 2
+    assert "has characters that mean something in units and shells" in done.stderr
+    assert list(tmp_path.iterdir()) == []

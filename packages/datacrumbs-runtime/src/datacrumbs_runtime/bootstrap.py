@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime import __version__
-from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.errors import ConfigurationError, ProcessError, UsageError
 from datacrumbs_runtime.installed_files import (
     Change,
     InstalledFiles,
@@ -54,6 +55,10 @@ _BUILD_TIMEOUT_S = 1800.0
 _MANUAL_TOOL = "tools/command_reference.py"
 _MANUAL_TIMEOUT_S = 120.0
 _MAX_SHEBANG = 120
+_LEAST_PYTHON = (3, 10)
+# It also needs what makes environments, which Debian has in a package of its own.
+_VERSION = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
+_PLAIN_PATH = re.compile(r"/[\w./+-]*")
 _LIST_COMMANDS = """
 import importlib.metadata, json
 names = "datacrumbs-runtime", "datacrumbs-utils"
@@ -105,9 +110,7 @@ def bootstrap(request: BootstrapRequest) -> None:
     Raises:
         DatacrumbsError: The tree is incomplete, a build failed, or a file could not be written.
     """
-    for package in (RUNTIME, UTILS, CLIENT):
-        if not (request.source / package).is_dir():
-            raise ConfigurationError(f"{request.source / package}: no such directory")
+    _check(request)
     config = _system_configuration(request)
     environment = _python_environment(request, config)
     _client(request, config)
@@ -118,6 +121,31 @@ def bootstrap(request: BootstrapRequest) -> None:
     if not request.dry_run:
         for directory in (config.install_probe_objects_dir, config.install_modules_dir):
             directory.mkdir(parents=True, exist_ok=True)
+
+
+def _check(request: BootstrapRequest) -> None:
+    """Find out what would fail later, before anything is made."""
+    if not _PLAIN_PATH.fullmatch(str(request.prefix)):
+        raise UsageError(
+            f"--prefix: {request.prefix}: has characters that mean something in units and shells",
+            hint="letters, digits and . _ + - are safe",
+        )
+    for package in (RUNTIME, UTILS, CLIENT):
+        if not (request.source / package).is_dir():
+            raise ConfigurationError(
+                f"{request.source / package}: no such directory",
+                hint="--source names the tree of DataCrumbs",
+            )
+    try:
+        version = run([request.python, "-I", "-c", _VERSION]).stdout.split()
+    except ProcessError as error:
+        raise ConfigurationError(f"--python: {error}") from error
+    if len(version) != 2 or tuple(map(int, version)) < _LEAST_PYTHON:
+        least = ".".join(map(str, _LEAST_PYTHON))
+        raise ConfigurationError(f"--python: {request.python}: is not Python {least} or newer")
+    for program, package in (("cmake", "cmake"), ("cc", "a C compiler")):
+        if shutil.which(program) is None:
+            raise ConfigurationError(f"{program}: not found", hint=f"install {package}")
 
 
 def _system_configuration(request: BootstrapRequest) -> SiteConfig:

@@ -1,6 +1,8 @@
 """Keys: who may know them, how they are made and replaced."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from datacrumbs_runtime.errors import SigningError
 from datacrumbs_runtime.signing import keys
 
 ME = os.geteuid()
+SIGN_PROBES = "from datacrumbs_runtime.commands.datacrumbs_sign_probes import main; main()"
 
 
 def load(directory: Path) -> keys.KeyRing:
@@ -168,3 +171,17 @@ def test_retired_key_under_another_name_is_refused(tmp_path: Path) -> None:
     retired.rename(retired.with_name(f"hmac-sha256.{'0' * 16}.99999999999"))
     with pytest.raises(SigningError, match="holds key"):
         load(tmp_path)
+
+
+def test_signer_without_an_installation_is_one_clear_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGN_PROBES, "--prefix", str(tmp_path / "none"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert "share/datacrumbs/data: No such file or directory" in done.stderr
+    assert "hint: datacrumbs_bootstrap makes an installation" in done.stderr

@@ -47,7 +47,7 @@ _TERMINATED_STATUS = 128 + signal.SIGTERM
 )
 @click.option(
     "--run-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The run directory; default: this installation's.",
 )
 def command(run_id: str | None, as_json: bool, watch: bool, run_dir: Path | None) -> int:

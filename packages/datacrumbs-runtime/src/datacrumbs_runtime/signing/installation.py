@@ -2,11 +2,11 @@
 
 import os
 import platform
-import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.site_config import SiteConfig, site_of
 from datacrumbs_runtime.schema.system_configuration import (
     DATA_SUBDIRECTORY,
@@ -18,6 +18,7 @@ from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy import Policy
 from datacrumbs_runtime.signing.policy_file import read_policy
 from datacrumbs_runtime.signing.request import Signer
+from datacrumbs_runtime.system_config import user_name
 
 DEFAULT_RUN_DIR = Path("/var/run/datacrumbs")
 SOCKET_NAME = "datacrumbs-sign-probes.sock"
@@ -75,9 +76,17 @@ def signer_source(paths: SigningPaths, site: str | None) -> Callable[[], Signer]
     Args:
         paths: The installation.
         site: The group of hosts on which signed files are valid; the policy's word comes first.
+
+    Raises:
+        ConfigurationError: There is no installation.
     """
     hostname = platform.node()
-    install_user = pwd.getpwuid(paths.data_dir.stat().st_uid).pw_name
+    try:
+        install_user = user_name(paths.data_dir.stat().st_uid)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{paths.data_dir}: {error.strerror}", hint="datacrumbs_bootstrap makes an installation"
+        ) from error
     known: dict[tuple[int, ...] | None, Policy] = {}
 
     def current() -> Signer:
