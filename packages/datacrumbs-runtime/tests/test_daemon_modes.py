@@ -12,7 +12,7 @@ from datacrumbs_runtime.schema.probe_file import Category
 
 pytestmark = pytest.mark.kernel
 
-# Begins with a pause and ends with one, so that switching modes has time to happen.
+# Fast, but not so fast that reading the trace takes long; then slow for a while.
 BUSY = """
 import json, os, sys, time
 fd = os.open("/dev/zero", os.O_RDONLY)
@@ -22,6 +22,7 @@ while time.monotonic() < end:
     for _ in range(2000):
         os.pread(fd, 1, 0)
     calls += 2000
+    time.sleep(0.02)
 end = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
     os.pread(fd, 1, 0)
