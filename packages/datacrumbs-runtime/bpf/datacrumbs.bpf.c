@@ -10,6 +10,7 @@
 #include "files.bpf.h"
 #include "strings.bpf.h"
 #include "processes.bpf.h"
+#include "values.bpf.h"
 #include "calls.bpf.h"
 #include "system_calls.bpf.h"
 #include "functions.bpf.h"

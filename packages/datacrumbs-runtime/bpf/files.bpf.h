@@ -301,6 +301,13 @@ static __always_inline __u64 cached_file_id(struct dc_cached_file *cached, struc
 	return cached->id;
 }
 
+/* Where a thread remembers the file of a descriptor. */
+static __always_inline struct dc_cached_file *remembered_file(struct dc_thread *thread,
+							      __u32 descriptor)
+{
+	return &thread->files[descriptor & (DC_CACHED_FILES - 1)];
+}
+
 static __always_inline void name_of_file(struct dc_name *name_of, __u64 file)
 {
 	name_of->dentry = (__u64)READ(file, file, f_path.dentry);

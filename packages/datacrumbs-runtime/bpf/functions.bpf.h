@@ -149,6 +149,7 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 	__u64 start_ns = (cookie >> DC_COOKIE_FRAME_BITS) + dc_base_ns;
 	__u32 slot = cookie & DC_COOKIE_NO_FRAME;
 	struct dc_function *function = function_row(index);
+	struct dc_thread *thread;
 
 	if (!function)
 		return;
@@ -160,7 +161,8 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 		if (pending && pending->start_ns == start_ns && pending->function == index) {
 			/* whatever is above was left without a return */
 			calls->depth = slot;
-			finish_call(function, pending, bpf_get_current_pid_tgid(), end_ns, ret, 0);
+			thread = wants_exit_values(function) ? recorded_thread() : NULL;
+			finish_call(function, pending, thread, end_ns, ret, 0);
 			return;
 		}
 		count_loss(DC_LOSS_ARGUMENTS);
@@ -269,9 +271,10 @@ static __always_inline int pair_return(__u32 index, __u64 stack_pointer, __s64 r
 {
 	struct dc_function *function = NULL;
 	struct dc_pending *pending = NULL;
+	struct dc_thread *thread = recorded_thread();
 	struct dc_frames *calls;
 
-	if (!recorded_thread())
+	if (!thread)
 		return 0;
 	calls = bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
 	if (calls)
@@ -285,7 +288,7 @@ static __always_inline int pair_return(__u32 index, __u64 stack_pointer, __s64 r
 	}
 	if (!pending->start_ns)
 		return 0;
-	finish_call(function, pending, bpf_get_current_pid_tgid(), end_ns, ret, 0);
+	finish_call(function, pending, thread, end_ns, ret, 0);
 	return 0;
 }
 
@@ -339,8 +342,7 @@ int dc_uprobe_instant(struct pt_regs *ctx)
 		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();
-	finish_call(function, pending, bpf_get_current_pid_tgid(), pending->start_ns, 0,
-		    DC_CALL_NO_RETURN);
+	finish_call(function, pending, thread, pending->start_ns, 0, DC_CALL_NO_RETURN);
 	calls = bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
 	if (calls)
 		calls->depth = slot;

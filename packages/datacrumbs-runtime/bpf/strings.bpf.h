@@ -9,9 +9,13 @@
 #define DC_MAX_TEXT_BYTES (DC_MAX_STRING_BYTES - 8)
 #define DC_WORDS_OF_STRING (DC_MAX_STRING_BYTES / 8)
 
-/* The id of a directory that relative paths start from; 0 if the descriptor is none. */
-static __always_inline __u64 directory_id(int descriptor)
+/*
+ * The id of a directory that relative paths start from, which the thread remembers; 0 if the
+ * descriptor is none.
+ */
+static __always_inline __u64 directory_id(struct dc_thread *thread, int descriptor)
 {
+	struct dc_cached_file *cached;
 	struct dc_name name_of;
 
 	if (descriptor == DC_AT_FDCWD) {
@@ -22,14 +26,16 @@ static __always_inline __u64 directory_id(int descriptor)
 		name_of.dentry = (__u64)READ(fs, fs_struct, pwd.dentry);
 		name_of.vfsmount = (__u64)READ(fs, fs_struct, pwd.mnt);
 		name_of.inode = (__u64)READ(name_of.dentry, dentry, d_inode);
+		cached = &thread->working_directory;
 	} else {
 		__u64 file = file_of_descriptor(descriptor);
 
 		if (!file)
 			return 0;
 		name_of_file(&name_of, file);
+		cached = remembered_file(thread, descriptor);
 	}
-	return dc_file_id(&name_of);
+	return cached_file_id(cached, &name_of);
 }
 
 struct dc_words {
@@ -53,7 +59,7 @@ static long hash_word(__u64 index, struct dc_words *words)
  * or 0 if the memory is not there. With a descriptor (not negative, or AT_FDCWD) the string is a
  * path that starts at that directory; an empty one means the descriptor itself (AT_EMPTY_PATH).
  */
-__noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
+__noinline __u64 dc_string_id(struct dc_thread *thread, __u64 address, int is_path, int descriptor)
 {
 	__u32 limit = is_path ? DC_MAX_TEXT_BYTES : dc_string_bytes;
 	__u64 hash = is_path ? 0x70617468 : 0x74657874;
@@ -63,8 +69,10 @@ __noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
 	long length;
 	int buffer;
 
+	if (!thread)
+		return 0;
 	if (is_path && !address)
-		return directory_id(descriptor);
+		return directory_id(thread, descriptor);
 	if (!address)
 		return 0;
 	buffer = dc_take_scratch();
@@ -90,10 +98,10 @@ __noinline __u64 dc_string_id(__u64 address, int is_path, int descriptor)
 	}
 	if (is_path && length == 1) {
 		release_scratch(to);
-		return directory_id(descriptor);
+		return directory_id(thread, descriptor);
 	}
 	if (is_path && to->text[0] != '/')
-		directory = directory_id(descriptor);
+		directory = directory_id(thread, descriptor);
 	/* the hash takes whole words: what follows the text in the last one must be defined */
 	*(__u64 *)&to->text[length & (DC_MAX_STRING_BYTES - 1)] = 0;
 	words.hash = mix(hash, directory);

@@ -120,7 +120,7 @@ int BPF_PROG(dc_sys_exit, struct pt_regs *regs, long ret)
 	function = function_row(thread->pending.function);
 	if (!function)
 		return 0;
-	finish_call(function, &thread->pending, bpf_get_current_pid_tgid(), end_ns, ret, 0);
+	finish_call(function, &thread->pending, thread, end_ns, ret, 0);
 	if (function->flags & DC_FUNCTION_AIO_SUBMIT)
 		dc_begin_requests(&thread->pending, ret);
 	else if (function->flags & DC_FUNCTION_AIO_EVENTS)
