@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure
 from datacrumbs_runtime.pinned_binaries import PinnedBinaries
@@ -11,21 +12,39 @@ from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
 from datacrumbs_runtime.status_db import Outcome, StatusDatabase, Target, target_of
 
 # What may be different at the next attempt without anything having changed.
-_PASSING = tuple(
-    os.strerror(number)
-    for number in (
-        errno.EPERM,
-        errno.EACCES,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EIO,
-        errno.EBADF,
-        errno.EINTR,
-        errno.EAGAIN,
-        errno.EBUSY,
-    )
+_PASSING = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.EBADF,
+    errno.EINTR,
+    errno.EAGAIN,
+    errno.EBUSY,
 )
+_FOR_LACK_OF_RIGHTS = (errno.EPERM, errno.EACCES)
+_STATUS = Path("/proc/self/status")
+_CAP_SYS_ADMIN = 21
+
+
+def may_pass(reason: str, *, has_all_rights: bool) -> bool:
+    """Return whether a function may be attached another time, although nothing has changed.
+
+    Args:
+        reason: Why it was refused.
+        has_all_rights: Whether this process could not have had more; then "not permitted" is how
+            a kernel says that it cannot.
+    """
+    numbers = _PASSING if has_all_rights else (*_PASSING, *_FOR_LACK_OF_RIGHTS)
+    return any(os.strerror(number) in reason for number in numbers)
+
+
+def _has_all_rights() -> bool:
+    for line in _STATUS.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "CapEff":
+            return bool(int(value, 16) >> _CAP_SYS_ADMIN & 1)
+    return False
 
 
 class KnownFailures:
@@ -76,11 +95,12 @@ class KnownFailures:
         reasons: Mapping[tuple[str, str], str] = {
             (failure.category, failure.function): failure.reason for failure in failures
         }
+        has_all_rights = _has_all_rights()
         outcomes = []
         for category in tried.categories:
             for function in category.functions:
                 reason = reasons.get((category.name, function))
-                if reason is not None and any(text in reason for text in _PASSING):
+                if reason is not None and may_pass(reason, has_all_rights=has_all_rights):
                     continue
                 target = self._targets[category.name, function]
                 outcomes.append(Outcome(target, self._versions[target], reason))
