@@ -139,6 +139,27 @@ def test_writes_of_a_process_are_in_its_trace(tmp_path: Path) -> None:
     assert (busiest.path, busiest.bytes) == (str(data), sum(range(1, 200)) + 5000)
 
 
+CHANGES_ROOT = """
+import os
+fd = os.open(sys.argv[1] + "/data.bin", os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, b"x", 0)
+os.chroot(sys.argv[1])
+os.pwrite(fd, b"x", 0)
+"""
+
+
+def test_names_begin_at_the_root_that_the_process_has(tmp_path: Path) -> None:
+    trace = tmp_path / "t.pfw.gz"
+    _, child = record(trace, CHANGES_ROOT, str(tmp_path))
+    lines = lines_of(trace)
+    names = files_of(lines)
+    written = [call for call in calls_of(lines, child) if call["name"] == "pwrite64"]
+    assert [names[call["args"]["fhash"]] for call in written] == [
+        str(tmp_path / "data.bin"),
+        "/data.bin",
+    ]
+
+
 def test_the_run_describes_itself_and_its_losses(tmp_path: Path) -> None:
     summary, _ = record(tmp_path / "t.pfw.gz", "import os; os.close(os.dup(0))")
     lines = lines_of(summary.trace_path)

@@ -105,7 +105,8 @@ def test_calls_that_only_take_their_path_at_the_end_skip_the_beginning() -> None
 
 def test_renames_are_noticed_even_if_they_are_not_recorded() -> None:
     built = build(Category(ProbeType.SYSCALLS, "POSIX", ("read",)))
-    assert built.renaming_syscalls == {82, 264, 316}
+    assert built.renaming_syscalls >= {82, 264, 316}
+    assert 1 not in built.renaming_syscalls
 
 
 def test_a_system_call_without_a_description_takes_the_probe_files_arguments() -> None:

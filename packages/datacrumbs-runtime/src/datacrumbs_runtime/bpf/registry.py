@@ -15,7 +15,7 @@ from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
 from datacrumbs_runtime.bpf.kernel_btf import KernelTypes
 from datacrumbs_runtime.bpf.layout import FunctionFlag, Mode
-from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, numbers, plain_name
+from datacrumbs_runtime.bpf.syscall_table import RENAMING, SYSTEM_CALLS, numbers, plain_name
 from datacrumbs_runtime.bpf.targets import KprobeTarget, UprobeTarget, UsdtTarget
 from datacrumbs_runtime.bpf.tracepoint_rows import (
     TracepointTarget,
@@ -136,11 +136,7 @@ class _Builder:
         self._missing: list[Missing] = []
 
     def result(self) -> Registry:
-        renaming = (
-            self._numbers.get(call.name)
-            for call in SYSTEM_CALLS.values()
-            if call.flags & FunctionFlag.RENAMES
-        )
+        renaming = (self._numbers.get(name) for name in RENAMING)
         return Registry(
             tuple(self._functions),
             self._syscalls,

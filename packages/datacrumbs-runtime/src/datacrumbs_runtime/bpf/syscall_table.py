@@ -306,6 +306,16 @@ _add("ioctl", *_FD, _u32("request", 1), _u64("arg", 2))
 
 SYSTEM_CALLS: Mapping[str, SystemCall] = _TABLE
 
+# After one of these a file that is known may have another name: its own or that of a directory
+# above it was changed, or the root that names begin at, or what is mounted where.
+RENAMING = frozenset(name for name, call in _TABLE.items() if call.flags & _RENAMES) | {
+    "chroot",
+    "mount",
+    "move_mount",
+    "pivot_root",
+    "setns",
+}
+
 
 def plain_name(function_name: str) -> str:
     """Return the kernel's name of a system call without ``sys_`` or ``__x64_sys_`` before it."""
