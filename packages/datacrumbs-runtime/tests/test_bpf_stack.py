@@ -1,6 +1,7 @@
 """The stack of the BPF programs, as kernels without private stacks (before 6.13) count it."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -67,15 +68,20 @@ def sections_of(path: Path) -> list[Section]:
     return found
 
 
-def functions_of(path: Path) -> dict[Place, Function]:
-    """Return the functions of an object."""
-    sections = sections_of(path)
+def symbols_of(sections: Sequence[Section]) -> list[Symbol]:
+    """Return the symbols of an object, in their order."""
     table = next(section for section in sections if section.kind == _SYMBOLS)
     names = sections[table.link].data
-    symbols = [
+    return [
         Symbol(names[name : names.index(0, name)].decode(), info & 15, section, value, size)
         for name, info, section, value, size in struct.iter_unpack("<IBxHQQ", table.data)
     ]
+
+
+def functions_of(path: Path) -> dict[Place, Function]:
+    """Return the functions of an object."""
+    sections = sections_of(path)
+    symbols = symbols_of(sections)
     moved = {
         section.info: {
             offset: symbols[info >> 32] for offset, info in struct.iter_unpack("<QQ", section.data)

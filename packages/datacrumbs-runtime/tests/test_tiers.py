@@ -1,6 +1,5 @@
 """Every way of attaching records the same calls with the same values."""
 
-import errno
 import os
 import re
 import signal
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from test_engine import IDENTITY, calls_of, go, lines_of, probe_file, stopped_child
 
-from datacrumbs_runtime.bpf import attacher, features, registry, tracefs_events
+from datacrumbs_runtime.bpf import features, tracefs_events
 from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.engine import Engine, RunSettings
@@ -188,63 +187,6 @@ def test_every_tier_gives_the_same_trace(tmp_path: Path, library: Path, tier: Ti
     assert len(threads) == THREADS
     for calls in threads:
         assert sorted(calls, key=repr) == expected
-
-
-@pytest.mark.parametrize("tier", features.tiers_of("kprobe"), ids=lambda tier: tier.value)
-def test_kernel_functions_have_arguments_and_results_by_every_tier(
-    tmp_path: Path, tier: Tier
-) -> None:
-    if (reason := features.refusal(tier)) is not None:
-        pytest.skip(f"this kernel has no {tier.value}: {reason}")
-    arguments = (
-        Argument(1, 4, False, "mode", "int"),
-        Argument(2, 8, False, "offset", "long long"),
-        Argument(3, 8, False, "length", "long long"),
-    )
-    functions = Category(
-        ProbeType.KPROBE,
-        "KERNEL",
-        ("vfs_fallocate",),
-        arguments={"vfs_fallocate": arguments},
-        returns={"vfs_fallocate": "int"},
-    )
-    program = """
-import os
-fd = os.memfd_create("test")
-for i in range(20):
-    os.posix_fallocate(fd, i * 4096, i + 1)
-fd = os.open("/proc/self/exe", os.O_RDONLY)
-try:
-    os.posix_fallocate(fd, 7, 9)
-except OSError:
-    pass
-"""
-    settings = RunSettings(ring_buffer_bytes=1 << 20, max_tier=tier.value)
-    with (
-        stopped_child(program) as child,
-        Engine(probe_file(functions), tmp_path / "t.pfw.gz", IDENTITY, settings) as engine,
-    ):
-        report = engine.attach()
-        assert report.failures == ()
-        assert report.tiers["kprobe"] == tier.value
-        engine.register_process(child.pid)
-        engine.start()
-        go(child)
-        summary = engine.stop()
-    found = [call["args"] for call in calls_of(lines_of(summary.trace_path), child.pid)]
-    values = [(each["mode"], each["offset"], each["length"], each["ret"]) for each in found]
-    expected = [(0, i * 4096, i + 1, 0) for i in range(20)]
-    assert sorted(values) == sorted([*expected, (0, 7, 9, -errno.EBADF)])
-
-
-def test_many_kernel_functions_share_events_instead_of_loading_a_program_each() -> None:
-    if features.refusal(Tier.KPROBE_FENTRY) or features.refusal(Tier.KPROBE_TRACEFS):
-        pytest.skip("this kernel lacks kprobe.fentry or kprobe.tracefs")
-    names = tuple(f"function_{i}" for i in range(17))
-    for count, best in ((16, Tier.KPROBE_FENTRY), (17, Tier.KPROBE_TRACEFS)):
-        category = Category(ProbeType.KPROBE, "KERNEL", names[:count])
-        chosen = attacher.plan(registry.build(probe_file(category)), max_tier="kprobe.fentry")
-        assert chosen.kprobe_tiers[0] is best
 
 
 def events_of(process: int) -> list[str]:

@@ -26,7 +26,7 @@ from datacrumbs_runtime import __version__
 from datacrumbs_runtime.bpf import attacher, registry
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.bpf.links import Links
-from datacrumbs_runtime.bpf.loader import Loaded, LoadSettings
+from datacrumbs_runtime.bpf.loader import LoadSettings
 from datacrumbs_runtime.bpf.machine import MachineFeatures, TierFeature, machine_features
 from datacrumbs_runtime.bpf.process_tree import descendants
 from datacrumbs_runtime.errors import AttachError, KernelError, TraceError
@@ -112,9 +112,6 @@ class Engine:
         self._registry = registry.build(
             probe_file, mode=settings.mode, threshold_ns=settings.threshold_ns
         )
-        self._plan = attacher.plan(
-            self._registry, tuple(map(os.fspath, settings.client_libraries)), settings.max_tier
-        )
         with ExitStack() as undo:
             if place is None:
                 directory = os.fspath(trace_path.parent.absolute())
@@ -123,7 +120,10 @@ class Engine:
             self._writer = TraceWriter(place, settings=settings.writer)
             undo.callback(self._close_writer)
             undo.callback(self._links.close)
-            self._loaded = Loaded(self._load_settings())
+            libraries = tuple(map(os.fspath, settings.client_libraries))
+            self._plan, self._loaded = attacher.load(
+                self._registry, libraries, settings.max_tier, self._load_settings
+            )
             undo.callback(self._loaded.close)
             offset_ns = clock_offset_ns()
             drainer_settings = DrainerSettings(
@@ -347,11 +347,11 @@ class Engine:
         else:
             self._writer.close()
 
-    def _load_settings(self) -> LoadSettings:
+    def _load_settings(self, plan: attacher.Plan) -> LoadSettings:
         settings, built = self._settings, self._registry
         return LoadSettings(
             functions=[function.row for function in built.functions],
-            programs=self._plan.programs,
+            programs=plan.programs,
             tracepoints=[target.row for target in built.tracepoints],
             syscalls=built.syscalls,
             aio=built.aio,
@@ -366,7 +366,7 @@ class Engine:
             ring_buffers_total_bytes=settings.ring_buffers_total_bytes,
             strings_buffer_bytes=settings.strings_buffer_bytes,
             profile_entries=settings.profile_entries,
-            places=self._plan.places,
+            places=plan.places,
         )
 
     def _description(self) -> dict[str, str | int]:

@@ -38,6 +38,18 @@ class KernelError(DatacrumbsError):
     """The kernel lacks something or refused a request."""
 
 
+class ProgramRefusedError(KernelError):
+    """The kernel refused one of the programs.
+
+    Attributes:
+        program: Its name; empty: it was something else.
+    """
+
+    def __init__(self, message: str, program: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.program = program
+
+
 class AttachError(KernelError):
     """A probe could not be attached."""
 

@@ -2,13 +2,15 @@
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.bisection import attach_or_bisect, reason_of
-from datacrumbs_runtime.bpf.features import Tier, probe_event_source
-from datacrumbs_runtime.bpf.kernel_symbols import function_addresses
+from datacrumbs_runtime.bpf.features import Tier, probe_event_source, returns_come_from_a_pool
+from datacrumbs_runtime.bpf.kernel_symbols import locate, traceable_functions
 from datacrumbs_runtime.bpf.layout import COOKIE_SHARED_BIT
+from datacrumbs_runtime.bpf.libbpf import possible_cpus
 from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import Loaded
 from datacrumbs_runtime.bpf.targets import KprobeTarget
@@ -19,6 +21,8 @@ _ENTRY, _RETURN = "dc_kprobe_entry", "dc_kprobe_return"
 # The programs of fentry are loaded once for each function: more share events of tracefs.
 FENTRY_FUNCTIONS = 16
 _MOST_CALLS_AT_ONCE = 4096
+_RETURNS_OF_A_LINK = 4096
+_NOT_TRACEABLE = "the kernel does not allow tracing it"
 _Refused = list[tuple[KprobeTarget, str]]
 
 
@@ -53,51 +57,111 @@ def attach_functions(
     Returns:
         Why a function is not attached, by its number: the reason of the first tier.
     """
+    waiting, unknown = locate(targets)
     reasons: dict[int, str] = {}
-    waiting = list(targets)
     for tier in tiers:
         if not waiting:
             break
-        refused = _ATTACH[tier](loaded, links, waiting)
+        try:
+            refused = _ATTACH[tier](loaded, links, waiting)
+        except KernelError as error:
+            refused = [(target, str(error)) for target in waiting]
         for target, reason in refused:
             reasons.setdefault(target.index, reason)
         waiting = [target for target, _ in refused]
-    return {target.index: reasons[target.index] for target in waiting}
+    failed = {target.index: reasons[target.index] for target in waiting}
+    return failed | {target.index: reason for target, reason in unknown}
 
 
 def _attach_session(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
     program = loaded.program_fd("dc_kprobe_session")
+    returns = _returns_of_a_function()
 
     def attach(part: Sequence[KprobeTarget]) -> None:
-        links.add(
-            bpf_syscall.link_create_kprobe_multi(
-                program,
-                [target.symbol for target in part],
-                [target.index for target in part],
-                session=True,
-            )
-        )
+        links.add(_link(program, part, returns, session=True))
 
-    return attach_or_bisect(targets, attach)
+    return _attach_together(targets, attach)
 
 
 def _attach_multi(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
     entry, at_return = loaded.program_fd(_ENTRY), loaded.program_fd(_RETURN)
+    returns = _returns_of_a_function()
 
     def attach(part: Sequence[KprobeTarget]) -> None:
-        symbols = [target.symbol for target in part]
-        cookies = [target.index for target in part]
-        link = bpf_syscall.link_create_kprobe_multi(entry, symbols, cookies)
+        # The return first: a call that is seen to begin is seen to end.
+        link = _link(at_return, part, returns, at_return=True)
         try:
-            links.add(
-                bpf_syscall.link_create_kprobe_multi(at_return, symbols, cookies, at_return=True)
-            )
+            links.add(_link(entry, part))
         except OSError:
             os.close(link)
             raise
         links.add(link)
 
-    return attach_or_bisect(targets, attach)
+    return _attach_together(targets, attach)
+
+
+def _returns_of_a_function() -> int:
+    """Return how many returns a link has for each function, 0: as many as it takes."""
+    return 2 * possible_cpus() if returns_come_from_a_pool() else 0
+
+
+def _link(
+    program: int,
+    part: Sequence[KprobeTarget],
+    returns: int = 0,
+    *,
+    session: bool = False,
+    at_return: bool = False,
+) -> int:
+    # By address the kernel need not look up the names, of which it would take any of several.
+    is_hidden = any(target.address == 0 for target in part)
+    # Calls beyond the returns that the link has are lost, also to processes that are not recorded
+    # and sleep in one. A function that is given several times is attached once and counts as many.
+    copies = max(1, -(-_RETURNS_OF_A_LINK // (returns * len(part)))) if returns else 1
+    if not is_hidden:
+        part = list(part) * copies
+    return bpf_syscall.link_create_kprobe_multi(
+        program,
+        [each.symbol for each in part] if is_hidden else [each.address for each in part],
+        [target.index for target in part],
+        session=session,
+        at_return=at_return,
+    )
+
+
+def _attach_together(
+    targets: Sequence[KprobeTarget], attach: Callable[[Sequence[KprobeTarget]], None]
+) -> _Refused:
+    """Attach with as few links as possible.
+
+    One function that the kernel refuses fails the whole link: those of which it says that they
+    cannot be traced are taken out first, and only what it does not say is searched for.
+    """
+    refused: _Refused = []
+    for part in _rounds(targets):
+        try:
+            attach(part)
+            continue
+        except OSError:
+            traceable = traceable_functions()
+        if traceable is not None:
+            refused += [(each, _NOT_TRACEABLE) for each in part if each.symbol not in traceable]
+            part = [each for each in part if each.symbol in traceable]
+        refused += attach_or_bisect(part, attach)
+    return refused
+
+
+def _rounds(targets: Sequence[KprobeTarget]) -> list[list[KprobeTarget]]:
+    # A link tells functions apart by address: one that is asked for twice needs two links.
+    rounds: list[list[KprobeTarget]] = []
+    seen: Counter[int | str] = Counter()
+    for target in targets:
+        place = target.address or target.symbol
+        if seen[place] == len(rounds):
+            rounds.append([])
+        rounds[seen[place]].append(target)
+        seen[place] += 1
+    return rounds
 
 
 def _attach_fentry(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
@@ -129,18 +193,18 @@ def _attach_fentry(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]
 
 def _attach_tracefs(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
     programs = loaded.load_again({_ENTRY: None, _RETURN: None}, {}).programs
-    addresses = function_addresses(target.symbol for target in targets)
     refused: _Refused = []
     waiting: list[KprobeTarget] = []
+    names: dict[int, str] = {}
     for target in targets:
-        found = addresses.get(target.symbol, ())
-        if len(found) == 1:
-            loaded.share(found[0], target.index)
-            waiting.append(target)
-        elif found:
-            refused.append((target, f"the kernel has {len(found)} functions of that name"))
+        if not target.address:
+            refused.append((target, "the kernel keeps the addresses of its functions to itself"))
+        elif target.address in names:
+            refused.append((target, f"recorded as {names[target.address]}: the same function"))
         else:
-            refused.append((target, "the kernel has no function of that name"))
+            names[target.address] = target.name
+            loaded.share(target.address, target.index)
+            waiting.append(target)
 
     def attach(part: Sequence[KprobeTarget]) -> None:
         made = Links()

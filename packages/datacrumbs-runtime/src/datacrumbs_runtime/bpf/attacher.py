@@ -2,17 +2,19 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from datacrumbs_runtime.bpf import attach_kprobes, attach_tracepoints, attach_uprobes
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.bpf.features import Tier, best_tier, refusal, tiers_of
 from datacrumbs_runtime.bpf.links import Links
-from datacrumbs_runtime.bpf.loader import PROCESS_PROGRAMS, Loaded
+from datacrumbs_runtime.bpf.loader import OBJECT_PATH, PROCESS_PROGRAMS, Loaded, LoadSettings
 from datacrumbs_runtime.bpf.registry import Registry
 from datacrumbs_runtime.bpf.tracefs_events import remove_left_behind
-from datacrumbs_runtime.errors import KernelError
+from datacrumbs_runtime.errors import KernelError, ProgramRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Plan:
         kprobe_tiers: How functions of the kernel are attached, best first.
         tracepoint_tier: How tracepoints are attached; None: there are none, or it cannot.
         refusals: Why a kind of probe cannot be attached at all.
+        tier_of_program: The tier that needs a program; the others every run needs.
     """
 
     registry: Registry
@@ -41,6 +44,7 @@ class Plan:
     kprobe_tiers: Sequence[Tier]
     tracepoint_tier: Tier | None
     refusals: Mapping[str, str] = field(default_factory=dict)
+    tier_of_program: Mapping[str, Tier] = field(default_factory=dict)
 
     @property
     def places(self) -> int:
@@ -53,8 +57,45 @@ class Plan:
         )
 
 
+def load(
+    registry: Registry,
+    client_libraries: Sequence[str],
+    max_tier: str | None,
+    settings_of: Callable[[Plan], LoadSettings],
+    object_path: Path = OBJECT_PATH,
+) -> tuple[Plan, Loaded]:
+    """Choose the programs for a run and load them.
+
+    A tier whose programs this kernel refuses is as good as one that it does not have.
+
+    Args:
+        registry: What is to be recorded.
+        client_libraries: Files by whose functions processes register themselves.
+        max_tier: Tiers above which nothing is tried, separated by commas.
+        settings_of: Makes the settings for what was chosen.
+        object_path: The compiled programs.
+
+    Raises:
+        KernelError: ``max_tier`` names no tier, or the kernel refuses what every run needs.
+    """
+    refused: dict[Tier, str] = {}
+    while True:
+        chosen = plan(registry, client_libraries, max_tier, refused)
+        try:
+            return chosen, Loaded(settings_of(chosen), object_path)
+        except ProgramRefusedError as error:
+            tier = chosen.tier_of_program.get(error.program)
+            if tier is None:
+                raise
+            logger.warning("%s is not used: %s", tier.value, error)
+            refused[tier] = str(error)
+
+
 def plan(
-    registry: Registry, client_libraries: Sequence[str] = (), max_tier: str | None = None
+    registry: Registry,
+    client_libraries: Sequence[str] = (),
+    max_tier: str | None = None,
+    refused: Mapping[Tier, str] = MappingProxyType({}),
 ) -> Plan:
     """Ask the kernel what it can do and choose the programs to load.
 
@@ -62,19 +103,25 @@ def plan(
         registry: What is to be recorded.
         client_libraries: Files by whose functions processes register themselves.
         max_tier: Tiers above which nothing is tried, separated by commas.
+        refused: Tiers that are known not to work, with the reason.
 
     Raises:
         KernelError: ``max_tier`` names no tier.
     """
     programs: dict[str, int | None] = dict.fromkeys(PROCESS_PROGRAMS)
     refusals: dict[str, str] = {}
+    owners: dict[str, Tier] = {}
+
+    def need(tier: Tier, wanted: Mapping[str, int | None]) -> None:
+        programs.update(wanted)
+        owners.update(dict.fromkeys(wanted, tier))
 
     def best_or_none(kind: str, is_wanted: bool) -> Tier | None:
         tiers_of(kind, max_tier)
         if not is_wanted:
             return None
         try:
-            return best_tier(kind, max_tier)
+            return best_tier(kind, max_tier, refused)
         except KernelError as error:
             refusals[kind] = str(error)
             return None
@@ -84,20 +131,29 @@ def plan(
     uprobe = best_or_none("uprobe", bool(registry.uprobes or registry.usdt or client_libraries))
     if uprobe is not None:
         if registry.uprobes:
-            programs |= attach_uprobes.programs_of(uprobe)
+            need(uprobe, attach_uprobes.programs_of(uprobe))
         if registry.usdt:
-            programs |= attach_uprobes.usdt_programs_of(uprobe, registry.usdt)
+            need(uprobe, attach_uprobes.usdt_programs_of(uprobe, registry.usdt))
         if client_libraries:
-            programs |= attach_uprobes.registration_programs_of(uprobe)
+            need(uprobe, attach_uprobes.registration_programs_of(uprobe))
     kprobe = best_or_none("kprobe", bool(registry.kprobes))
     kprobes: list[Tier] = []
     if kprobe is not None:
         kprobes = _kprobe_tiers(kprobe, len(registry.kprobes))
-        programs |= attach_kprobes.programs_of(kprobes[0])
+        need(kprobes[0], attach_kprobes.programs_of(kprobes[0]))
     tracepoint = best_or_none("tracepoint", bool(registry.tracepoints))
     if tracepoint is not None:
-        programs |= attach_tracepoints.programs_of(tracepoint, registry.tracepoints)
-    return Plan(registry, client_libraries, programs, uprobe, tuple(kprobes), tracepoint, refusals)
+        need(tracepoint, attach_tracepoints.programs_of(tracepoint, registry.tracepoints))
+    return Plan(
+        registry,
+        client_libraries,
+        programs,
+        uprobe,
+        tuple(kprobes),
+        tracepoint,
+        refusals,
+        owners,
+    )
 
 
 def _kprobe_tiers(best: Tier, functions: int) -> list[Tier]:

@@ -113,15 +113,9 @@ def map_create(
     return _bpf(
         _MAP_CREATE,
         struct.pack(
-            "=IIIIIIII16s",
-            map_type,
-            key_size,
-            value_size,
-            max_entries,
-            flags,
-            0,
-            0,
-            0,
+            "=IIIIIII16s",
+            *(map_type, key_size, value_size, max_entries, flags),
+            *(0, 0),  # inner_map_fd, numa_node
             name.encode()[:15],
         ),
     )
@@ -324,15 +318,19 @@ def link_create_uprobe_multi(
 
 def link_create_kprobe_multi(
     program_fd: int,
-    symbols: Sequence[str],
+    functions: Sequence[str] | Sequence[int],
     cookies: Sequence[int],
     *,
     session: bool = False,
     at_return: bool = False,
 ) -> int:
-    """Attach a program to many kernel functions and return the link: all of them or none."""
-    names = [_input(symbol.encode() + b"\0") for symbol in symbols]
-    pointers, pointers_address = _numbers([_address(name) for name in names])
+    """Attach a program to many kernel functions and return the link: all of them or none.
+
+    ``functions`` are all names or all addresses.
+    """
+    names = [_input(each.encode() + b"\0") for each in functions if isinstance(each, str)]
+    places = [each for each in functions if isinstance(each, int)]
+    words, address = _numbers([_address(name) for name in names] or places)
     tokens, tokens_address = _numbers(cookies)
     result = _bpf(
         _LINK_CREATE,
@@ -343,13 +341,12 @@ def link_create_kprobe_multi(
             ATTACH_KPROBE_SESSION if session else ATTACH_KPROBE_MULTI,
             0,
             _MULTI_RETURN if at_return else 0,
-            len(symbols),
-            pointers_address,
-            0,
+            len(functions),
+            *((address, 0) if names else (0, address)),
             tokens_address,
         ),
     )
-    del pointers, tokens, names
+    del words, tokens, names
     return result
 
 

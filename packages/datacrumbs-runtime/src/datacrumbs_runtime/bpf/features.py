@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.libbpf import Btf
@@ -25,7 +26,8 @@ _RETURN_ZERO = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 # A kernel function that exists everywhere and is called seldom.
 _QUIET_FUNCTION = "vfs_truncate"
 _NO_TRACEPOINT = "dc_no_such_tracepoint"
-_BTF_KIND_FUNC = 12
+_BTF_KIND_STRUCT, _BTF_KIND_FUNC = 4, 12
+_MEMBER = struct.Struct("=III")
 
 
 class Tier(str, Enum):
@@ -71,15 +73,22 @@ def tiers_of(kind: str, max_tier: str | None = None) -> list[Tier]:
     return tiers
 
 
-def best_tier(kind: str, max_tier: str | None = None) -> Tier:
+def best_tier(
+    kind: str, max_tier: str | None = None, refused: Mapping[Tier, str] = MappingProxyType({})
+) -> Tier:
     """Return the best tier that this kernel has; see :func:`tiers_of`.
+
+    Args:
+        kind: ``uprobe``, ``kprobe`` or ``tracepoint``.
+        max_tier: Tiers above which nothing is tried.
+        refused: Tiers that are known not to work, with the reason.
 
     Raises:
         KernelError: It has none.
     """
     refusals = []
     for tier in tiers_of(kind, max_tier):
-        reason = refusal(tier)
+        reason = refused.get(tier) or refusal(tier)
         if reason is None:
             return tier
         refusals.append(f"{tier.value}: {reason}")
@@ -110,6 +119,22 @@ def probe_event_source(kind: str) -> tuple[int, int]:
     event_type = int((directory / "type").read_text())
     bit = (directory / "format" / "retprobe").read_text().partition(":")[2]
     return event_type, 1 << int(bit)
+
+
+def returns_come_from_a_pool() -> bool:
+    """Return whether a multi link of kernel functions has a fixed number of returns to give.
+
+    They are two for each function and CPU, shared by all functions of the link. Linux 6.14
+    (4346ba160409, "fprobe: Rewrite fprobe on function-graph tracer") gave them up.
+    """
+    types = Btf.of_kernel()
+    try:
+        link = types.find("fprobe", _BTF_KIND_STRUCT)
+        if link is None:
+            return False
+        return any(types.name(name) == "rethook" for name, *_ in types.records(link, _MEMBER))
+    finally:
+        types.close()
 
 
 def semaphore_shift() -> int:

@@ -1,24 +1,67 @@
-"""Addresses of the kernel's functions."""
+"""The kernel's functions: where they are, and which of them can be traced."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from datacrumbs_runtime.bpf.targets import KprobeTarget
+from datacrumbs_runtime.bpf.tracefs_events import event_directory
+from datacrumbs_runtime.errors import KernelError
 
 KALLSYMS = Path("/proc/kallsyms")
 
-_FUNCTION_TYPES = frozenset("tTwW")
+_FUNCTION = re.compile(rb"^([0-9a-f]+) [tTwW] (\S+)", re.MULTILINE)
 
 
 def function_addresses(symbols: Iterable[str]) -> dict[str, list[int]]:
     """Return the addresses of functions of the kernel: several if several share the name.
 
-    Names that the kernel does not have, or whose addresses it keeps to itself, are left out.
+    An address that the kernel keeps to itself is 0; names that it does not have are left out.
+
+    Raises:
+        OSError: There is no list of symbols.
     """
-    wanted = set(symbols)
+    wanted = {symbol.encode() for symbol in symbols}
     found: dict[str, list[int]] = defaultdict(list)
-    with KALLSYMS.open() as lines:
-        for line in lines:
-            address, kind, name, *_ = line.split()
-            if name in wanted and kind in _FUNCTION_TYPES and int(address, 16):
-                found[name].append(int(address, 16))
+    for address, name in _FUNCTION.findall(KALLSYMS.read_bytes()):
+        if name in wanted:
+            found[name.decode()].append(int(address, 16))
     return found
+
+
+def locate(
+    targets: Sequence[KprobeTarget],
+) -> tuple[list[KprobeTarget], list[tuple[KprobeTarget, str]]]:
+    """Find the functions that are meant.
+
+    Returns:
+        The targets with their address, and those that are nowhere to be found, or in several
+        places, with the reason.
+    """
+    try:
+        addresses = function_addresses(target.symbol for target in targets)
+    except OSError:
+        return list(targets), []
+    found: list[KprobeTarget] = []
+    refused: list[tuple[KprobeTarget, str]] = []
+    for target in targets:
+        places = addresses.get(target.symbol, ())
+        if len(places) == 1:
+            found.append(replace(target, address=places[0]))
+        elif places:
+            refused.append((target, f"the kernel has {len(places)} functions of that name"))
+        else:
+            refused.append((target, "the kernel has no function of that name"))
+    return found, refused
+
+
+def traceable_functions() -> frozenset[str] | None:
+    """Return the names of the functions that may be traced, or None where that cannot be read."""
+    try:
+        data = (event_directory() / "available_filter_functions").read_bytes()
+    except (OSError, KernelError):
+        return None
+    # A function of a module is followed by the module's name in brackets.
+    return frozenset(line.split(None, 1)[0].decode() for line in data.splitlines() if line)

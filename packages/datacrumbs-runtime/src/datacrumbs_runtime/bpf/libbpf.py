@@ -9,12 +9,13 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
-from datacrumbs_runtime.errors import KernelError
+from datacrumbs_runtime.errors import KernelError, ProgramRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ LIBRARY_NAME = "libbpf.so.1"
 BTF_KIND_DATASEC = 15
 _BTF_TYPE_BYTES = 12
 
+_RIGHTS = "recording needs root, or the capabilities CAP_BPF and CAP_PERFMON"
 _LEVEL_DEBUG = 2
 _LOG_LINE_BYTES = 4 << 10
 # The verifier's log comes as one message; its end is what matters.
@@ -361,20 +363,19 @@ class Object:
         """Create the maps and load the programs that are wanted.
 
         Raises:
-            KernelError: The kernel refused; the message ends with the reason of the verifier.
+            ProgramRefusedError: The kernel refused one; the message ends with its reason.
         """
         library = _library()
         library.lines = []
         try:
             library.call("bpf_object__load", self._handle)
         except OSError as error:
-            hint = None
-            if error.errno == errno.EPERM:
-                hint = "recording needs root, or the capabilities CAP_BPF and CAP_PERFMON"
-            raise KernelError(
-                f"{self.path.name}: the kernel refused the programs: "
-                f"{error.strerror}{_last_line(library.lines)}",
-                hint=hint,
+            what = f"{error.strerror}{_last_line(library.lines)}"
+            forbidden = error.errno == errno.EPERM
+            raise ProgramRefusedError(
+                f"{self.path.name}: the kernel refused the programs: {what}",
+                "" if forbidden else _failed_program(library.lines),
+                hint=_RIGHTS if forbidden else None,
             ) from error
 
     def close(self) -> None:
@@ -384,13 +385,16 @@ class Object:
             self._handle = 0
 
 
+def _failed_program(lines: list[str]) -> str:
+    found = re.search(r"prog '(\w+)': BPF program load failed", "\n".join(lines))
+    return found[1] if found else ""
+
+
 def _last_line(lines: list[str]) -> str:
     """Return the line of the library's log that names the cause, with a separator."""
-    failed = next((line for line in lines if "BPF program load failed" in line), "")
-    what = failed.removeprefix("libbpf: ").partition(":")[0]
     end = next((at for at, line in enumerate(lines) if _VERIFIER_LOG_END in line), None)
     if end is None:
         return f": {lines[-1].removeprefix('libbpf: ')}" if lines else ""
     # The verifier ends with a count of what it did; the line before it is the reason.
     told = [line for line in lines[:end] if line.strip() and not line.startswith("processed ")]
-    return f": {what}: {told[-1].strip()}"
+    return f": prog '{_failed_program(lines)}': {told[-1].strip()}"

@@ -242,7 +242,10 @@ class _Builder:
             self._note_missing(category, name, cut)
             symbol = plain_symbol(name)
             flags = return_flags(category.returns.get(name))
-            index = self._add_row(category, name, values, symbol, flags)
+            if flags & FunctionFlag.MINUS_ERROR:
+                # The kernel's own functions return what is wrong as a negative number.
+                flags = flags & ~FunctionFlag.MINUS_ERROR | FunctionFlag.ERRNO
+            index = self._add_row(category, name, values, symbol, int(flags))
             self._kprobes.append(KprobeTarget(index, name, symbol))
 
     def _add_uprobes(self, category: Category) -> None:

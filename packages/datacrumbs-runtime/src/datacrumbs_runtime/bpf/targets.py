@@ -51,8 +51,10 @@ class KprobeTarget:
         index: Its number in the map ``functions``.
         name: Name as in the probe file.
         symbol: The kernel's symbol.
+        address: Where it is in this kernel, 0 if that is not known.
     """
 
     index: int
     name: str
     symbol: str
+    address: int = 0

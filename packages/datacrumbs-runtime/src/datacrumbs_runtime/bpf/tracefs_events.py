@@ -6,12 +6,13 @@ whoever starts later removes what the dead left behind.
 """
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 # Enabling an event is all or nothing; smaller ones are sooner split until the culprit is found.
 EVENT_PLACES = 1000
+
+# Every kprobe that is removed costs a grace period of RCU, some 15 ms, one after another.
+RCU_EXPEDITED = Path("/sys/kernel/rcu_expedited")
+_WORTH_EXPEDITING = 32
 
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _GROUP_PREFIX = "datacrumbs_"
@@ -102,10 +107,36 @@ class SharedEvent:
             return
         try:
             if self._places:
-                _remove(self._file, f"{self._group}/{self._name}")
+                is_slow = self._kind == "kprobe" and self._places >= _WORTH_EXPEDITING
+                with expedited_grace_periods() if is_slow else nullcontext():
+                    _remove(self._file, f"{self._group}/{self._name}")
         finally:
             os.close(self._file)
             self._file = -1
+
+
+@contextmanager
+def expedited_grace_periods() -> Iterator[None]:
+    """Let the kernel ask all CPUs instead of waiting until they have scheduled, for a moment.
+
+    A setting of the whole machine, hence as short as possible and by one process at a time, which
+    leaves it as it was. Where it cannot be written nothing changes.
+    """
+    try:
+        file = os.open(RCU_EXPEDITED, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = os.pread(file, 16, 0)
+        os.pwrite(file, b"1\n", 0)
+        try:
+            yield
+        finally:
+            os.pwrite(file, before, 0)
+    finally:
+        os.close(file)
 
 
 def user_place(path: bytes, descriptor: int, offset: int, semaphore: int = 0) -> bytes:
@@ -138,7 +169,8 @@ def remove_left_behind() -> None:
         with suppress(OSError):
             file = os.open(directory / f"{kind}_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
-                _remove(file, f"{group}/{name}")
+                with expedited_grace_periods() if kind == "kprobe" else nullcontext():
+                    _remove(file, f"{group}/{name}")
                 logger.info("removed the event %s/%s, whose process is gone", group, name)
             finally:
                 os.close(file)

@@ -13,6 +13,7 @@ from datacrumbs_utils.discovery.choices import Choice, choose, describe
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
+from datacrumbs_utils.discovery.signatures import captured_name
 from datacrumbs_utils.discovery.syscall_prototypes import kernel_name
 
 logger = logging.getLogger(__name__)
@@ -148,16 +149,21 @@ def kernel_category(choice: Choice) -> Category:
     entry = choice.entry
     names = tuple(choice.chosen)
     arguments: dict[str, tuple[Argument, ...]] = {}
+    returns: dict[str, str] = {}
     if entry.takes_arguments:
-        arguments = _arguments(choice, names)
-    return Category(entry.probe, entry.category, names, arguments, mode=entry.mode)
+        arguments, returns = _signatures(choice, names)
+    returns |= {
+        name: entry.function_returns[name] for name in names if name in entry.function_returns
+    }
+    return Category(entry.probe, entry.category, names, arguments, returns=returns, mode=entry.mode)
 
 
-def _arguments(choice: Choice, names: tuple[str, ...]) -> dict[str, tuple[Argument, ...]]:
+def _signatures(
+    choice: Choice, names: tuple[str, ...]
+) -> tuple[dict[str, tuple[Argument, ...]], dict[str, str]]:
     overrides = choice.entry.function_arguments
-    wanted = [name for name in names if name not in overrides]
     try:
-        described = btf.signatures(wanted)
+        described = btf.signatures(names)
     except DatacrumbsError as error:
         choice.remarks.append(f"no arguments: {error}")
         described = {}
@@ -168,9 +174,14 @@ def _arguments(choice: Choice, names: tuple[str, ...]) -> dict[str, tuple[Argume
     found = {
         name: prototypes.addresses_only(signature.arguments())
         for name, signature in described.items()
+        if name not in overrides
     }
     used = {name: overrides[name] for name in names if name in overrides}
     choice.arguments_from["BTF"] = len(found)
     if used:
         choice.arguments_from["YAML"] = len(used)
-    return {name: arguments for name, arguments in {**found, **used}.items() if arguments}
+    returns = {
+        name: captured_name(signature.returns).removeprefix("const ")
+        for name, signature in described.items()
+    }
+    return {name: arguments for name, arguments in {**found, **used}.items() if arguments}, returns
