@@ -28,12 +28,12 @@ def kernel(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def vm(session: nox.Session) -> None:
-    """Run the tests of attaching on the newest kernel of /boot, in a virtual machine."""
+    """Run the tests of attaching on all kernels there are, in virtual machines."""
     tool = "tools/kernel-vm.sh"
     missing = session.run(tool, "--check", external=True, silent=True, success_codes=[0, 77])
     if missing:
         session.skip(str(missing).strip())
-    session.run(tool, *session.posargs, external=True)
+    session.run(tool, *(session.posargs or ["--all"]), external=True)
 
 
 @nox.session(venv_backend="none")

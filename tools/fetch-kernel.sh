@@ -122,6 +122,7 @@ unpack() { # RELEASE WORK
 		mkdir -p "$work/root/boot"
 		mv "$modules/$release/vmlinuz" "$image" || fail "$release" "the packages hold no kernel"
 	fi
+	[[ ! -e $modules/$release/config ]] || mv "$modules/$release/config" "$work/root/boot/config-$release"
 	rm -rf "$work/root/usr"
 	[[ -d $modules/$release/kernel ]] || fail "$release" "the packages hold no modules"
 	depmod -b "$work/root" "$release" || fail "$release" "depmod failed"

@@ -1,75 +1,167 @@
 #!/bin/bash
-# Run the tests of attaching on another kernel, in a virtual machine on this machine's file system.
+# Run the tests of attaching on other kernels, in virtual machines on this machine's file system.
 #
-# usage: tools/kernel-vm.sh [PYTEST-ARGUMENT...]
-#        tools/kernel-vm.sh --check           says what is missing, if anything is
+# usage: tools/kernel-vm.sh [OPTION...] [PYTEST-ARGUMENT...]
+#   --all        on every kernel there is, one after another; a table at the end
+#   --short      only functions of the kernel, on the newest kernel that has multi links for them
+#                (FPROBE); three minutes under emulation
+#   --list       the kernels there are, one path a line, newest last
+#   --check      says what is missing, if anything is
 #
-# Needs vng (PyPI: virtme-ng), qemu-system-x86_64, script, and a kernel with BTF and kprobes: the
-# newest of /boot/vmlinuz-*, or $DATACRUMBS_VM_KERNEL. Without KVM the processor is emulated, which
-# takes minutes. Ends with pytest's status, or with 77 and the reason if something is missing.
+# The kernels are /boot/vmlinuz-* and what tools/fetch-kernel.sh fetched, which is the way to a
+# kernel that this machine does not have: nothing of it is installed, vng shows its modules to the
+# virtual machine alone. Without options the newest one is used, or $DATACRUMBS_VM_KERNEL.
+#
+# Needs vng (PyPI: virtme-ng), qemu-system-x86_64, script, and a kernel with BTF and kprobes.
+# Without KVM the processor is emulated, which takes minutes; $DATACRUMBS_VM_LIMIT_S for one kernel.
+# Ends with pytest's status (of --all: 1 if it failed anywhere), or with 77 and the reason if
+# something is missing.
 set -euo pipefail
 
 MISSING_STATUS=77
-LIMIT_S=${DATACRUMBS_VM_LIMIT_S:-900}
+LIMIT_S=${DATACRUMBS_VM_LIMIT_S:-1200}
+LAST_LINES=15
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$REPOSITORY/.venv/bin/python}
-TESTS=(packages/datacrumbs-runtime/tests/test_tiers.py
-	packages/datacrumbs-runtime/tests/test_bpf_attach.py
-	packages/datacrumbs-runtime/tests/test_engine.py)
+RUNTIME_TESTS=packages/datacrumbs-runtime/tests
+TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,bpf_attach,engine}.py)
+SHORT_TESTS=("$RUNTIME_TESTS"/test_kernel_functions.py)
+# Lines of the kernel on the console.
+KERNEL_LINE='^\[ *[0-9]+\.[0-9]+\]'
 
-skip() {
+skip() { # WHAT HINT
 	printf 'kernel-vm: skipped: %s\nkernel-vm: hint: %s\n' "$1" "$2" >&2
 	exit "$MISSING_STATUS"
 }
 
-if [[ ${1-} == --in-the-machine ]]; then
-	shift
-	mount -t bpf none /sys/fs/bpf || true
-	mount -t tracefs none /sys/kernel/tracing || true
+in_the_machine() { # PYTEST-ARGUMENT...
+	mount -t bpf none /sys/fs/bpf 2>/dev/null || true
+	mount -t tracefs none /sys/kernel/tracing 2>/dev/null || true
 	cd "$REPOSITORY"
 	export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis # the rest is read-only here
-	status=0
-	"$PYTHON" -m pytest -v -m kernel -p no:cacheprovider "${@:-${TESTS[@]}}" || status=$?
+	local status=0
+	"$PYTHON" -m pytest -v -m kernel -p no:cacheprovider "$@" || status=$?
 	printf 'kernel-vm: %s: status %d\n' "$(uname -r)" "$status"
+}
+
+# Newest last, by release.
+kernels() {
+	{
+		find /boot -maxdepth 1 -name 'vmlinuz-*'
+		"$REPOSITORY/tools/fetch-kernel.sh" --list
+	} 2>/dev/null | sed 's,.*/vmlinuz-,& &,; s,^.*/vmlinuz-\([^ ]*\) ,\1 ,' | sort -V | cut -d' ' -f2-
+}
+
+newest_with_multi_links() {
+	local kernel
+	kernels | tac | while read -r kernel; do
+		if grep -qsx CONFIG_FPROBE=y "${kernel/vmlinuz-/config-}"; then
+			printf '%s\n' "$kernel"
+			break
+		fi
+	done | grep .
+}
+
+check() {
+	[[ -x $PYTHON ]] || PYTHON=$(command -v python3) || skip "no python3" "install python3"
+	"$PYTHON" -c 'import datacrumbs_runtime, pytest' 2>/dev/null ||
+		skip "$PYTHON has no datacrumbs_runtime or no pytest" "run ./quickstart, or set PYTHON"
+	PATH=$PATH:$(dirname "$PYTHON")
+	[[ $(uname -m) == x86_64 ]] || skip "this is $(uname -m)" "only x86_64 is emulated here"
+	command -v vng >/dev/null || skip "no vng" "pip install virtme-ng"
+	command -v qemu-system-x86_64 >/dev/null ||
+		skip "no qemu-system-x86_64" "apt-get install qemu-system-x86"
+	command -v script >/dev/null || skip "no script" "apt-get install bsdutils"
+}
+
+# Print what makes vng emulate the processor, where it must.
+acceleration() {
+	local runs=0
+	(
+		timeout 3 qemu-system-x86_64 -accel kvm -cpu host -display none -serial none -monitor none -S
+		exit $?
+	) >/dev/null 2>&1 || runs=$?
+	# A machine that does nothing runs until it is stopped, unless KVM is there in name only.
+	[[ $runs == 124 ]] || echo --disable-kvm
+}
+
+run_on() { # KERNEL PYTEST-ARGUMENT...
+	local kernel=$1 arguments command log status
+	shift
+	arguments=$(printf ' %q' "$@")
+	command="PYTHON=$(printf %q "$PYTHON") PYTHONPATH=$(printf %q "${PYTHONPATH-}")"
+	command+=" $(printf %q "$REPOSITORY")/tools/kernel-vm.sh --in-the-machine$arguments"
+	log=$(mktemp)
+	printf 'kernel-vm: %s\n' "$kernel"
+	# vng needs a terminal, and it does not pass on the status of what it runs.
+	timeout "$LIMIT_S" script -qefc "vng --verbose --force-9p -r $(printf %q "$kernel") $ACCELERATION \
+		--cpus 2 --memory 2G --user root -- $(printf %q "$command")" "$log" </dev/null |
+		grep --line-buffered -vE "$KERNEL_LINE" || true
+	status=$(sed -n 's/^kernel-vm: .*: status \([0-9]*\).*/\1/p' "$log" | tail -n 1)
+	if [[ -z $status ]]; then
+		printf 'kernel-vm: error: %s: the machine did not get to the end within %s s; it said last:\n' \
+			"$kernel" "$LIMIT_S"
+		tail -n "$LAST_LINES" "$log"
+		status=1
+	fi >&2
+	SUMMARIES+=("$(basename "$kernel" | sed 's/^vmlinuz-//'): $(summary_of "$log" "$status")")
+	rm -f "$log"
+	[[ $status == 0 ]]
+}
+
+summary_of() { # LOG STATUS
+	# The last line of pytest, without its frame.
+	sed -nE 's/^=+ (.*(passed|failed|error|skipped).*) in .*=+\s*$/\1/p' "$1" | tail -n 1 | grep . ||
+		printf 'status %s\n' "$2"
+}
+
+mode='' arguments=()
+if [[ ${1-} == --in-the-machine ]]; then
+	shift
+	in_the_machine "$@"
 	exit 0
 fi
-
-[[ -x $PYTHON ]] || PYTHON=$(command -v python3) || skip "no python3" "install python3"
-"$PYTHON" -c 'import datacrumbs_runtime, pytest' 2>/dev/null ||
-	skip "$PYTHON has no datacrumbs_runtime or no pytest" "run ./quickstart, or set PYTHON"
-PATH=$PATH:$(dirname "$PYTHON")
-command -v vng >/dev/null || skip "no vng" "pip install virtme-ng"
-command -v qemu-system-x86_64 >/dev/null ||
-	skip "no qemu-system-x86_64" "apt-get install qemu-system-x86"
-command -v script >/dev/null || skip "no script" "apt-get install bsdutils"
-kernel=${DATACRUMBS_VM_KERNEL-}
-if [[ -z $kernel ]]; then
-	kernel=$(find /boot -maxdepth 1 -name 'vmlinuz-*' | sort -V | tail -n 1)
+for argument; do
+	case $argument in
+	--all | --short | --list | --check) mode=$argument ;;
+	-h | --help)
+		sed -n '2,/^set/{/^set/d;s/^# \?//p}' "${BASH_SOURCE[0]}"
+		exit 0
+		;;
+	*) arguments+=("$argument") ;;
+	esac
+done
+if [[ $mode == --list ]]; then
+	kernels
+	exit 0
 fi
-[[ -r $kernel ]] || skip "no kernel in /boot" "apt-get install linux-image-amd64"
-[[ ${1-} != --check ]] || exit 0
-
-# A machine that does nothing runs until it is stopped, unless KVM is there in name only.
-acceleration=()
-runs=0
-(
-	timeout 3 qemu-system-x86_64 -accel kvm -cpu host -display none -serial none -monitor none -S
-	exit $?
-) >/dev/null 2>&1 || runs=$?
-[[ $runs == 124 ]] || acceleration=(--disable-kvm)
-arguments=$(printf ' %q' "$@")
-[[ $# -gt 0 ]] || arguments=
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-# vng needs a terminal, and it does not pass on the status of what it runs.
-timeout "$LIMIT_S" script -qefc "vng -r $(printf %q "$kernel") ${acceleration[*]} --cpus 2 \
-	--memory 2G --user root -- \
-	'PYTHON=$(printf %q "$PYTHON") $(printf %q "$REPOSITORY")/tools/kernel-vm.sh --in-the-machine$arguments'" \
-	"$log" </dev/null || true
-status=$(sed -n 's/^kernel-vm: .*: status \([0-9]*\).*/\1/p' "$log" | tail -n 1)
-if [[ -z $status ]]; then
-	printf 'kernel-vm: error: %s: the machine did not get to the end within %s s\n' \
-		"$kernel" "$LIMIT_S" >&2
-	exit 1
-fi
-exit "$status"
+check
+tests=("${TESTS[@]}")
+case $mode in
+--all) mapfile -t chosen < <(kernels) ;;
+--short)
+	tests=("${SHORT_TESTS[@]}")
+	mapfile -t chosen < <(newest_with_multi_links)
+	((${#chosen[@]})) || skip "no kernel with multi links for kernel functions (FPROBE)" \
+		"tools/fetch-kernel.sh with a suite of backports"
+	;;
+*)
+	if [[ -n ${DATACRUMBS_VM_KERNEL-} ]]; then
+		chosen=("$DATACRUMBS_VM_KERNEL")
+	else
+		mapfile -t chosen < <(kernels | tail -n 1)
+	fi
+	;;
+esac
+((${#chosen[@]})) || skip "no kernel in /boot" "apt-get install linux-image-amd64, or tools/fetch-kernel.sh"
+[[ $mode != --check ]] || exit 0
+((${#arguments[@]})) || arguments=("${tests[@]}")
+ACCELERATION=$(acceleration)
+SUMMARIES=()
+failed=0
+for kernel in "${chosen[@]}"; do
+	[[ -r $kernel ]] || skip "$kernel is not there" "tools/kernel-vm.sh --list"
+	run_on "$kernel" "${arguments[@]}" || failed=1
+done
+((${#chosen[@]} == 1)) || printf 'kernel-vm: %s\n' "${SUMMARIES[@]}"
+exit "$failed"
