@@ -7,7 +7,6 @@ process, however that ends.
 import errno
 import logging
 import platform
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from datacrumbs_runtime.afterwards import Afterwards
 from datacrumbs_runtime.bpf.attach_report import AttachReport
 from datacrumbs_runtime.bpf.loader import raise_soft_limits
 from datacrumbs_runtime.engine import Engine
@@ -25,16 +25,17 @@ from datacrumbs_runtime.run_status import RunFacts, RunStatus
 from datacrumbs_runtime.schema.probe_file import ProbeFile
 from datacrumbs_runtime.sd_notify import sd_notify
 from datacrumbs_runtime.signing.accounts import Account, account_of_uid
+from datacrumbs_runtime.stop_signals import StopSignals
 from datacrumbs_runtime.time_limit import TimeLimit
 from datacrumbs_runtime.trace_directory import TraceDirectory, trace_directory_path
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STATUS_INTERVAL_S = 1.0
 _SHORTAGE_HINT = "the limits of the service or the process table of the node are exhausted"
-# A trace on a file system that does not answer must not keep a node from its next job.
-STOP_LIMIT_S = 15.0
+# Nothing is known that takes so long; a node must not be kept from its next job.
+STOP_LIMIT_S = 10.0
+OUTCOMES_LIMIT_S = 1.5
 _ROOT_UID = 0
 # What the kernel says when it has no more processes, memory or descriptors for us.
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -56,19 +57,6 @@ def _shortage_named(what: str) -> Iterator[None]:
         raise KernelError(f"{what}: {error}", hint=_SHORTAGE_HINT) from error
 
 
-@contextmanager
-def _stop_signals_wait() -> Iterator[None]:
-    """Let signals wait until they are asked for; threads that are started inherit that."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        # One that came while the run was stopping has been obeyed.
-        while signal.sigtimedwait(STOP_SIGNALS, 0) is not None:
-            pass
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
     """Do everything up to attaching, detach again, and tell what came of it.
 
@@ -77,8 +65,8 @@ def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
     """
     raise_soft_limits()
     with _shortage_named("the check"), ExitStack() as stack:
-        limit = TimeLimit(request.config.start_timeout_s, "the check", lambda: None)
-        stack.enter_context(limit)
+        limit = stack.enter_context(TimeLimit(lambda: None))
+        stack.enter_context(limit.within(request.config.start_timeout_s, "the check"))
         probe_file, account = authentic_probe_file(request)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="datacrumbs-check-"))
         directory = TraceDirectory(Path(scratch), account_of_uid(_ROOT_UID))
@@ -89,10 +77,11 @@ def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
 def run(request: RunRequest) -> int:
     """Record until SIGTERM, SIGINT or SIGHUP.
 
-    A second signal changes nothing: the trace is closed as soon as that can be.
+    A second signal ends the waiting for a slow disk; the trace is valid all the same.
 
     Returns:
-        Exit status: 0, or 1 if the recording ended by itself.
+        Exit status: 0, or 1 if the recording ended by itself or the end of the trace could not be
+        written in time.
 
     Raises:
         DatacrumbsError: The run could not begin.
@@ -100,31 +89,40 @@ def run(request: RunRequest) -> int:
     raise_soft_limits()
     run_dir, run_id_file = request.config.server_run_dir, request.config.server_run_id_file
     files = RunFiles(run_dir, run_id_file, request.run_id)
-    with _stop_signals_wait(), ExitStack() as stack:
-        with _shortage_named(f"starting run {request.run_id}"), ExitStack() as starting:
-            limit_s = request.config.start_timeout_s
-            starting.enter_context(
-                TimeLimit(limit_s, f"starting run {request.run_id}", files.remove)
-            )
-            sd_notify("STATUS=starting")
-            probe_file, account = authentic_probe_file(request)
-            prepare_run_directory(run_dir)
-            stack.callback(files.remove)
-            files.claim()
-            files.write_environment(_environment(request, account))
-            directory = _trace_directory(request, account)
-            prepared = prepare(request, probe_file, account, directory, stack)
-            engine = prepared.engine
-            engine.start()
-            for probe in prepared.custom:
-                probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
-            status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
-            files.write_status(status.document("recording"), status.reader_uid)
-            files.announce()
+    with StopSignals() as signals, ExitStack() as stack:
+        starting = f"starting run {request.run_id}"
+        with _shortage_named(starting):
+            limit = stack.enter_context(TimeLimit(files.remove))
+            with limit.within(request.config.start_timeout_s, starting):
+                signals.start()
+                sd_notify("STATUS=starting")
+                probe_file, account = authentic_probe_file(request)
+                prepare_run_directory(run_dir)
+                stack.callback(files.remove)
+                files.claim()
+                files.write_environment(_environment(request, account))
+                directory = _trace_directory(request, account)
+                prepared = prepare(request, probe_file, account, directory, stack)
+                engine = prepared.engine
+                engine.start()
+                for probe in prepared.custom:
+                    probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
+                status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
+                files.write_status(status.document("recording"), status.reader_uid)
+                outcomes = Afterwards(prepared.keep_outcomes)
+                files.announce()
         _say_ready(request, prepared)
-        prepared.keep_outcomes()
-        ended_by = _record(engine, files, status)
-        return _stop(request, prepared, files, status, ended_by)
+        outcomes.begin()
+        ended_by = _record(engine, signals, files, status)
+        with (
+            limit.within(STOP_LIMIT_S, f"stopping run {request.run_id}"),
+            signals.calling(engine.hurry),
+        ):
+            end_s = time.monotonic() + OUTCOMES_LIMIT_S
+            exit_status = _stop(request, prepared, files, status, ended_by)
+            if not outcomes.is_done(max(end_s - time.monotonic(), 0.0)):
+                logger.warning("results of attaching are not kept: the database does not answer")
+            return exit_status
 
 
 def _trace_directory(request: RunRequest, account: Account) -> TraceDirectory:
@@ -169,18 +167,18 @@ def _facts(
 def _say_ready(request: RunRequest, prepared: Prepared) -> None:
     report = prepared.report
     text = f"recording {report.attached} of {report.requested} functions"
-    sd_notify(f"READY=1\nSTATUS={text}")
+    sd_notify("READY=1", f"STATUS={text}")
     logger.info("run %s: %s into %s", request.run_id, text, prepared.engine.trace_path)
 
 
-def _record(engine: Engine, files: RunFiles, status: RunStatus) -> str:
+def _record(engine: Engine, signals: StopSignals, files: RunFiles, status: RunStatus) -> str:
     """Wait for the end, telling the status every second; return what ended the run."""
     next_s = time.monotonic()
     while True:
         next_s = max(next_s + STATUS_INTERVAL_S, time.monotonic())
-        received = signal.sigtimedwait(STOP_SIGNALS, next_s - time.monotonic())
+        received = signals.wait(next_s - time.monotonic())
         if received is not None:
-            return signal.Signals(received.si_signo).name
+            return received
         if engine.failure is not None:
             return f"an error: {engine.failure}"
         # The run directory may be full: recording goes on without a status.
@@ -192,19 +190,18 @@ def _stop(
     request: RunRequest, prepared: Prepared, files: RunFiles, status: RunStatus, ended_by: str
 ) -> int:
     engine = prepared.engine
-    sd_notify("STOPPING=1\nSTATUS=closing the trace")
+    sd_notify("STOPPING=1", "STATUS=closing the trace")
     logger.info("run %s: ended by %s", request.run_id, ended_by)
     failed = engine.failure is not None
-    with TimeLimit(STOP_LIMIT_S, f"stopping run {request.run_id}", files.remove):
-        with suppress(ConfigurationError):
-            files.write_status(status.document("stopping"), status.reader_uid)
-        try:
-            for probe in prepared.custom:
-                probe.stop()
-            summary = engine.stop()
-        except (DatacrumbsError, OSError) as error:
-            logger.error("run %s: %s", request.run_id, error)  # noqa: TRY400  not a bug of ours
-            return 1
+    with suppress(ConfigurationError):
+        files.write_status(status.document("stopping"), status.reader_uid)
+    try:
+        for probe in prepared.custom:
+            probe.stop()
+        summary = engine.stop()
+    except (DatacrumbsError, OSError) as error:
+        logger.error("run %s: %s", request.run_id, error)  # noqa: TRY400  not a bug of ours
+        return 1
     losses = summary.statistics.losses
     sd_notify(f"STATUS={summary.events} events; {losses.summary()}")
-    return 1 if failed else 0
+    return 1 if failed or not summary.is_complete else 0

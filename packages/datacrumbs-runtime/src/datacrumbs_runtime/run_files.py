@@ -1,5 +1,6 @@
 """The files by which a run is known on its node, all below the run directory."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
@@ -86,12 +88,13 @@ class RunFiles:
         with self._mutex:
             try:
                 self._lock_fd = self._lock()
+                self._made.append(self.path("lock"))
+                # A daemon that was killed leaves these.
+                for kind in ("ready", "json", "runid"):
+                    self.path(kind).unlink(missing_ok=True)
             except OSError as error:
-                raise ConfigurationError(f"{self.path('lock')}: {error.strerror}") from error
-            self._made.append(self.path("lock"))
-            # A daemon that was killed leaves these.
-            for kind in ("ready", "json", "runid"):
-                self.path(kind).unlink(missing_ok=True)
+                path = error.filename or self.path("lock")
+                raise ConfigurationError(f"{path}: {error.strerror}") from error
             self._replace(self.path("pid"), f"{os.getpid()}\n".encode(), 0o644)
 
     def path(self, kind: str) -> Path:
@@ -153,7 +156,8 @@ class RunFiles:
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, content)
+                if os.write(fd, content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if uid is not None and os.geteuid() == 0:
                     os.fchown(fd, uid, -1)
                 os.fchmod(fd, mode)
@@ -170,12 +174,16 @@ class RunFiles:
         """Remove all files of the run, the ready file first, and give the id back."""
         with self._mutex:
             if self._lock_fd >= 0 and not self._is_over:
-                self.path("ready").unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.path("ready").unlink()
                 self._pass_on_run_id()
                 self._is_over = True
                 for path in reversed(self._made):
                     if path != self._run_id_file:
-                        path.unlink(missing_ok=True)
+                        with suppress(OSError):
+                            path.unlink()
+                # A child that hangs may still have the file.
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
                 os.close(self._lock_fd)
             self._is_over = True
 

@@ -29,9 +29,7 @@ from datacrumbs_runtime.schema.system_configuration import SystemConfiguration
 from datacrumbs_runtime.signing.accounts import (
     Account,
     account_of_uid,
-    open_as_user,
-    open_regular_file,
-    read_bounded,
+    read_as_user,
 )
 from datacrumbs_runtime.signing.installation import SigningPaths
 from datacrumbs_runtime.signing.keys import load_keys
@@ -44,6 +42,8 @@ from datacrumbs_runtime.trace_directory import TraceDirectory
 logger = logging.getLogger(__name__)
 
 MAX_STEM = 100
+# Less than the whole, so that the error can name the file.
+FILE_LIMIT_SHARE = 0.6
 TRACE_SUFFIX = ".pfw.gz"
 
 
@@ -113,13 +113,10 @@ def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:
     """
     config, path = request.config, request.probe_file
     account = wanted_user(config)
-    if account is None:
-        # The path then is root's own word.
-        fd = open_regular_file(path)
-    else:
-        fd = open_as_user(account, path, timeout_s=config.start_timeout_s)
-    with open(fd, "rb", buffering=0):  # noqa: PTH123  closes the descriptor
-        data = read_bounded(fd, path, MAX_DOCUMENT_BYTES)
+    # Without a user the path is root's own word.
+    reader = account or account_of_uid(0)
+    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
+    data = read_as_user(reader, path, MAX_DOCUMENT_BYTES, timeout_s=limit_s)
     if config.disable_probe_signing and request.system.root_only:
         logger.warning(
             "%s: NOT VERIFIED: DATACRUMBS_DISABLE_PROBE_SIGNING is set in %s",
@@ -181,7 +178,8 @@ def prepare(
     """
     config = request.config
     native, custom = split_off(probe_file)
-    binaries = PinnedBinaries(native, account, timeout_s=config.start_timeout_s)
+    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
+    binaries = PinnedBinaries(native, account, timeout_s=limit_s)
     stack.callback(binaries.close)
     known = KnownFailures(_status_database(config, probe_file), native, binaries)
     pinned, refused = binaries.usable()
@@ -205,6 +203,8 @@ def prepare(
         _engine(request, pinned, probe_file, account, directory, has_custom=bool(custom))
     )
     report = engine.attach()
+    # The kernel has them now, and closing a file may take as long as its file system likes.
+    binaries.close()
     found = [
         failure._replace(reason=binaries.readable(failure.reason)) for failure in report.failures
     ]

@@ -6,13 +6,18 @@ import socket
 
 logger = logging.getLogger(__name__)
 
+ANSWER_LIMIT_S = 0.3
+_CONTROL_CHARACTERS = dict.fromkeys((*range(32), 127), "?")
 
-def sd_notify(state: str) -> None:
-    """Send a state such as ``READY=1`` or ``STATUS=...``; do nothing without a service manager.
+
+def sd_notify(*assignments: str) -> None:
+    """Tell a service manager something; do nothing without one.
 
     Args:
-        state: One or more ``KEY=value`` lines.
+        assignments: Such as ``READY=1`` or ``STATUS=...``. A file name in it may hold anything, and
+            must not become an assignment of its own.
     """
+    state = "\n".join(text.translate(_CONTROL_CHARACTERS) for text in assignments)
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -20,7 +25,9 @@ def sd_notify(state: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+            # A manager that does not read must not hold a run.
+            manager.settimeout(ANSWER_LIMIT_S)
             manager.connect(address)
-            manager.sendall(state.encode())
+            manager.sendall(state.encode(errors="backslashreplace"))
     except OSError as error:
-        logger.warning("cannot tell systemd %s: %s", state, error)
+        logger.warning("cannot tell systemd %s: %s", " ".join(assignments), error)

@@ -23,7 +23,7 @@ from datacrumbs_runtime.schema.system_configuration import (
     read_system_configuration,
 )
 from datacrumbs_runtime.sd_notify import sd_notify
-from datacrumbs_runtime.service_log import log_path, log_to_file, log_to_terminal
+from datacrumbs_runtime.service_log import log_path, log_to_file, log_to_terminal, settle
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,8 @@ def command(
     except DatacrumbsError as error:
         sd_notify(f"STATUS={error}")
         if not os.environ.get("DATACRUMBS_SERVICE_RUN_ID"):
+            # What led to the error is said before it.
+            settle()
             raise
         # Both the run's log and the journal shall have it.
         logger.error("%s", error)  # noqa: TRY400  expected: no traceback
@@ -158,12 +160,17 @@ def _set_up_log(config: SiteConfig, run_id: str, *, is_check: bool) -> None:
         log_to_terminal(config.log_level)
         return
     check_run_id(service_run_id, "DATACRUMBS_SERVICE_RUN_ID")
-    from datacrumbs_runtime.run_preparation import wanted_user
+    from datacrumbs_runtime.run_preparation import FILE_LIMIT_SHARE, wanted_user
 
     account = wanted_user(config)
     user = account.user if account else config.install_user
     path = log_path(config.log_dir, user, service_run_id or run_id)
-    log_to_file(path, config.log_level, account.uid if account else None)
+    log_to_file(
+        path,
+        config.log_level,
+        account.uid if account else None,
+        timeout_s=config.start_timeout_s * FILE_LIMIT_SHARE,
+    )
 
 
 def _print_report(report: Any, *, as_json: bool) -> None:

@@ -11,7 +11,8 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
@@ -22,6 +23,10 @@ _PR_SET_DUMPABLE = 4
 _CPU_LIMIT_S = 20
 _ANSWER_LIMIT_BYTES = 16 << 20
 _DONE, _REFUSED = b"\0", b"\1"
+
+
+class TooSlowError(SigningError):
+    """A file system did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +147,20 @@ def run_as_user(account: Account, task: Callable[[], bytes], *, timeout_s: float
         return running.result()
 
 
-def open_as_user(account: Account, path: str, *, timeout_s: float = 10.0) -> int:
+def open_as_user(
+    account: Account,
+    path: str,
+    *,
+    timeout_s: float = 10.0,
+    opener: Callable[[str], int] | None = None,
+) -> int:
     """Open a regular file for reading with a user's rights.
+
+    Args:
+        account: Whose rights.
+        path: The file.
+        timeout_s: How long its file system may take.
+        opener: Opens it in another way, and raises what :func:`open_regular_file` raises.
 
     Returns:
         The descriptor, which belongs to the caller. That file is what was checked: use it, and
@@ -155,16 +172,47 @@ def open_as_user(account: Account, path: str, *, timeout_s: float = 10.0) -> int
     ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def task() -> bytes:
-        fd = open_regular_file(path)
+        fd = (opener or open_regular_file)(path)
         socket.send_fds(childs, [b"f"], [fd])
         return b""
 
     with ours, childs:
-        run_as_user(account, task, timeout_s=timeout_s)
+        with _naming(path):
+            run_as_user(account, task, timeout_s=timeout_s)
         ours.setblocking(False)
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
         os.set_inheritable(fds[0], False)
         return fds[0]
+
+
+def read_as_user(account: Account, path: str, max_bytes: int, *, timeout_s: float = 10.0) -> bytes:
+    """Read a regular file with a user's rights, without ever touching its file system ourselves.
+
+    Raises:
+        SigningError: The user may not read it, it is not a regular file, or larger than
+            ``max_bytes``, or its file system did not answer in time.
+    """
+    with open(os.memfd_create("datacrumbs-file"), "r+b", buffering=0) as memory:  # noqa: PTH123
+
+        def task() -> bytes:
+            with open(open_regular_file(path), "rb", buffering=0) as file:
+                view = memoryview(read_bounded(file.fileno(), path, max_bytes))
+            while view:
+                view = view[memory.write(view) :]
+            return b""
+
+        with _naming(path):
+            run_as_user(account, task, timeout_s=timeout_s)
+        memory.seek(0)
+        return memory.read()
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except TooSlowError as error:
+        raise TooSlowError(f"{_shown(path)}: the file system does not answer") from error
 
 
 def open_regular_file(path: str) -> int:
@@ -240,7 +288,7 @@ def _read_until_closed(fd: int, deadline: float) -> bytes:
     while size <= _ANSWER_LIMIT_BYTES:
         left_s = deadline - time.monotonic()
         if left_s <= 0 or not poll.poll(left_s * 1000):
-            raise SigningError("a file took too long to open", hint=os.strerror(errno.ETIMEDOUT))
+            raise TooSlowError("a file took too long to open", hint=os.strerror(errno.ETIMEDOUT))
         part = os.read(fd, 1 << 16)
         if not part:
             return b"".join(parts)

@@ -103,7 +103,7 @@ class SigningService:
                 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS
             )
             self._selector.register(signals, selectors.EVENT_READ, lambda: self._heed(signals))
-            sd_notify("READY=1\nSTATUS=signing probe files")
+            sd_notify("READY=1", "STATUS=signing probe files")
             while not self._stopping or self._children:
                 self._watch_listener()
                 for key, _ in self._selector.select(self._time_to_next_deadline()):

@@ -1,0 +1,77 @@
+"""The signals that end a run: they wait until they are asked for."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LOOK_S = 0.1
+
+
+def start_without_signals(thread: threading.Thread) -> None:
+    """Start a thread that never gets a signal: one is enough for a signal to end the process.
+
+    Raises:
+        RuntimeError: There is no room for a thread.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class StopSignals:
+    """Holds the signals back from here to the end of the process; threads inherit that.
+
+    One that comes when everything is done changes nothing about how the process ends.
+
+    The thread for further signals is there from the beginning: later there may be no room for one.
+    """
+
+    def __init__(self) -> None:
+        self._action: Callable[[], None] | None = None
+        self._is_stopping = threading.Event()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="datacrumbs-signals", daemon=True)
+
+    def __enter__(self) -> "StopSignals":
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        return self
+
+    def start(self) -> None:
+        """Start the thread for further signals."""
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> str | None:
+        """Return the name of a signal, or None if none came in time."""
+        received = signal.sigtimedwait(STOP_SIGNALS, max(0.0, timeout_s))
+        return None if received is None else signal.Signals(received.si_signo).name
+
+    @contextmanager
+    def calling(self, action: Callable[[], None]) -> Iterator[None]:
+        """Have a block in which a further signal calls something, from another thread."""
+        self._action = action
+        self._is_stopping.set()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+
+    def _look(self) -> None:
+        self._is_stopping.wait()
+        while not self._is_over.is_set():
+            if signal.sigtimedwait(STOP_SIGNALS, _LOOK_S) is not None and self._action is not None:
+                self._action()
+                return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        self._is_stopping.set()
