@@ -203,6 +203,18 @@ def test_what_cannot_work_is_refused_before_anything_is_made(
     assert not (tmp_path / "prefix").exists()
 
 
+def test_interpreter_that_users_cannot_run_is_refused(tmp_path: Path, source: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    python = home / "python3"
+    shutil.copy("/bin/true", python)
+    done = bootstrap(tmp_path / "prefix", source, "--python", str(python))
+    assert done.returncode == 1
+    assert "users cannot run it" in done.stderr
+    assert "/usr/bin/python3" in done.stderr
+    assert not (tmp_path / "prefix").exists()
+
+
 @pytest.mark.parametrize("name", ["a b", "a%b", "$(id)", "a:b", "a\nb", "a'b"])
 def test_prefix_that_units_or_shells_would_take_apart_is_refused(
     tmp_path: Path, source: Path, name: str

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ _MANUAL_TOOL = "tools/command_reference.py"
 _MANUAL_TIMEOUT_S = 120.0
 _MAX_SHEBANG = 120
 _LEAST_PYTHON = (3, 10)
+_SYSTEM_PYTHON = Path("/usr/bin/python3")
+_RUN_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
 # It also needs what makes environments, which Debian has in a package of its own.
 _VERSION = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
 _PLAIN_PATH = re.compile(r"/[\w./+-]*")
@@ -136,6 +139,11 @@ def _check(request: BootstrapRequest) -> None:
                 f"{request.source / package}: no such directory",
                 hint="--source names the tree of DataCrumbs",
             )
+    if not _is_for_all(request.python):
+        raise ConfigurationError(
+            f"--python: {request.python}: users cannot run it",
+            hint="name one that all users have on all nodes, such as /usr/bin/python3",
+        )
     try:
         version = run([request.python, "-I", "-c", _VERSION]).stdout.split()
     except ProcessError as error:
@@ -358,6 +366,20 @@ def _templates(request: BootstrapRequest, config: SiteConfig) -> Iterator[tuple[
 
 
 def default_python() -> Path:
-    """Return the interpreter behind the environment that this runs in."""
-    base = getattr(sys, "_base_executable", None) or sys.executable
-    return Path(os.path.realpath(base))
+    """Return the interpreter behind the environment that this runs in, if all users can run it.
+
+    Else the system's, for an interpreter in somebody's home is of no use to others.
+    """
+    base = Path(getattr(sys, "_base_executable", None) or sys.executable)
+    candidates = (base.resolve(), _SYSTEM_PYTHON)
+    return next((path for path in candidates if _is_for_all(path)), candidates[0])
+
+
+def _is_for_all(program: Path) -> bool:
+    """Return whether everybody can run a program."""
+    try:
+        path = program.resolve(strict=True)
+        ways = [parent.stat().st_mode & stat.S_IXOTH for parent in path.parents]
+        return all(ways) and path.stat().st_mode & _RUN_BY_OTHERS == _RUN_BY_OTHERS
+    except OSError:
+        return False

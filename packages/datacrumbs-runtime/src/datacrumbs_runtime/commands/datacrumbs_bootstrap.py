@@ -41,7 +41,8 @@ from datacrumbs_runtime.system_config import parse_assignments
 @click.option(
     "--python",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The interpreter for the commands, the same on all nodes; default: this one.",
+    help="The interpreter for the commands, the same on all nodes; default: this one, or "
+    "/usr/bin/python3 if users cannot run this one.",
 )
 @click.option(
     "--set",
