@@ -10,6 +10,7 @@ from datacrumbs_runtime.bpf.values import (
     FILE,
     FORMAT_FILE,
     FORMAT_POINTER,
+    NO_ARGUMENT,
     SECOND_FILE,
     Value,
     descriptor_file,
@@ -68,22 +69,30 @@ def number_format(c_type: str, num_bytes: int, *, is_pointer: bool) -> str | Non
 
 @lru_cache(maxsize=32768)
 def function_values(
-    arguments: tuple[Argument, ...], *, of_kernel: bool = False
+    arguments: tuple[Argument, ...],
+    *,
+    of_kernel: bool = False,
+    known_files: tuple[Value, ...] | None = None,
 ) -> tuple[tuple[Value, ...], tuple[str, ...]]:
     """Decide what is captured of a function's arguments.
 
     Args:
         arguments: What the probe file says of them.
         of_kernel: Whether it is a function of the kernel: a ``struct file *`` is a file there.
+        known_files: The files of a function that is known; None: types and names tell them. Those
+            of arguments that the probe file leaves out are left out.
 
     Returns:
         The values, files first, and the labels of the arguments for which there is no room.
     """
     files: list[Value] = []
     others: list[Value] = []
+    if known_files is not None:
+        captured = {NO_ARGUMENT, *(argument.index for argument in arguments)}
+        files += [file for file in known_files if file.argument in captured]
     for argument in arguments:
         file, value = _argument_values(argument, FILE if not files else SECOND_FILE, of_kernel)
-        if file is not None and len(files) < len((FILE, SECOND_FILE)):
+        if known_files is None and file is not None and len(files) < len((FILE, SECOND_FILE)):
             files.append(file)
         if value is not None:
             others.append(value)

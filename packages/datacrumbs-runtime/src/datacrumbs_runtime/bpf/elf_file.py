@@ -15,8 +15,12 @@ _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _PT_LOAD = 1
+_DYNAMIC_ENTRY = struct.Struct("<qQ")
 _SHT_SYMTAB = 2
+_SHT_DYNAMIC = 6
 _SHT_DYNSYM = 11
+_DT_NULL = 0
+_DT_SONAME = 14
 _STT_FUNC = 2
 _STT_GNU_IFUNC = 10
 
@@ -72,6 +76,24 @@ class ElfFile:
                 return address - segment.address + segment.offset
         return None
 
+    def soname(self) -> str | None:
+        """Return the name that programs know a library by; None if it has none."""
+        try:
+            for section in self._sections:
+                if section[1] != _SHT_DYNAMIC:
+                    continue
+                _, _, _, _, offset, size, link = section[:7]
+                for tag, value in _DYNAMIC_ENTRY.iter_unpack(
+                    self._data[offset : offset + size - size % _DYNAMIC_ENTRY.size]
+                ):
+                    if tag == _DT_SONAME:
+                        return self._text(self._sections[link][4] + value)
+                    if tag == _DT_NULL:
+                        break
+        except (struct.error, IndexError) as error:
+            raise ProbeFileError(f"{self.path}: broken dynamic section") from error
+        return None
+
     def symbol_value(self, name: str) -> int | None:
         """Return the value of a function's symbol, without its version; None if there is none."""
         if self._symbols is None:
@@ -115,6 +137,7 @@ class ElfFile:
                 self._data[offset : offset + size - size % _SYMBOL.size]
             ):
                 if defined and info & 0xF in (_STT_FUNC, _STT_GNU_IFUNC):
-                    start = names + name
-                    end = self._data.find(b"\0", start)
-                    yield self._data[start:end].decode("utf-8", "replace").partition("@")[0], value
+                    yield self._text(names + name).partition("@")[0], value
+
+    def _text(self, start: int) -> str:
+        return self._data[start : self._data.find(b"\0", start)].decode("utf-8", "replace")

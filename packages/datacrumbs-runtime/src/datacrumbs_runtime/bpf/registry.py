@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from datacrumbs_runtime.bpf import aio_table, c_streams, usdt_arguments
+from datacrumbs_runtime.bpf import aio_table, c_files, c_streams, usdt_arguments
 from datacrumbs_runtime.bpf.argument_formats import function_values, return_flags
 from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
@@ -23,7 +23,7 @@ from datacrumbs_runtime.bpf.tracepoint_rows import (
     tracepoint_values,
 )
 from datacrumbs_runtime.bpf.values import Value
-from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.errors import DatacrumbsError, ProbeFileError
 from datacrumbs_runtime.schema.probe_file import (
     Argument,
     Category,
@@ -253,6 +253,7 @@ class _Builder:
         placed, arguments, returns = category.placed_offsets, category.arguments, category.returns
         elf: ElfFile | None = None
         none: tuple[Argument, ...] = ()
+        files = c_files.files if self._is_c_library(path) else _no_files
         for name in category.functions:
             symbol = plain_symbol(name)
             offset = placed.get(name)
@@ -266,7 +267,7 @@ class _Builder:
                 if offset is None:
                     self._refuse(category, name, f"{path} has no such function")
                     continue
-            values, cut = function_values(arguments.get(name, none))
+            values, cut = function_values(arguments.get(name, none), known_files=files(symbol))
             if cut:
                 self._note_missing(category, name, cut)
             shown_as, flags, extra, unit = _function_result(
@@ -276,6 +277,14 @@ class _Builder:
                 category, name, values, shown_as, flags, extra, unit_index(values, unit)
             )
             self._uprobes.append(UprobeTarget(index, name, path, offset, symbol))
+
+    def _is_c_library(self, path: str) -> bool:
+        try:
+            with ElfFile(Path(path)) as elf:
+                return c_files.is_c_library(elf.soname())
+        except ProbeFileError:
+            # The same is said of its functions.
+            return False
 
     def _add_usdt(self, category: Category) -> None:
         path = category.binary_path or ""
@@ -326,6 +335,10 @@ class _Builder:
             flags |= FunctionFlag.ERRNO if found.has_result else FunctionFlag.NO_RETURN
             self._add_row(category, name, found.values, name, int(flags), lanes=found.overlaps)
             self._tracepoints += targets
+
+
+def _no_files(_symbol: str) -> None:
+    return None
 
 
 def _aio_flags(system_call: str) -> FunctionFlag:
