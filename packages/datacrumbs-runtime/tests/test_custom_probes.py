@@ -53,6 +53,12 @@ def test_plugin_that_others_could_have_written_is_refused(directory: Path, name:
 
 
 @needs_root
+def test_missing_directory_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="none: No such file or directory"):
+        read_plugin(tmp_path / "none", "process_names")
+
+
+@needs_root
 @pytest.mark.parametrize("name", ["../process_names", "", "/etc/passwd", "a\n", ".hidden"])
 def test_name_that_leads_elsewhere_is_refused(directory: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="not a name"):

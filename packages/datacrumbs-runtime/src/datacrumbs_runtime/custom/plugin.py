@@ -127,7 +127,10 @@ def read_plugin(directory: Path, name: str) -> Plugin:
     """
     if not _PLUGIN_NAME.fullmatch(name):
         raise ConfigurationError(f"custom probe {name!r}: not a name")
-    _check_owner(directory, os.lstat(directory))
+    try:
+        _check_owner(directory, os.lstat(directory))
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: {error.strerror}") from error
     source = next(
         (path for suffix in SOURCE_SUFFIXES if (path := directory / f"{name}{suffix}").exists()),
         None,
