@@ -9,7 +9,7 @@ from pathlib import Path
 from datacrumbs_runtime.bpf.attach_report import AttachFailure
 from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
-from datacrumbs_runtime.status_db import Outcome, StatusDatabase, Target, target_of
+from datacrumbs_runtime.status_db import Outcome, StatusDatabase, Target, place_of
 
 # What may be different at the next attempt without anything having changed.
 _PASSING = (
@@ -60,15 +60,13 @@ class KnownFailures:
         self, database: StatusDatabase, probe_file: ProbeFile, binaries: PinnedBinaries
     ) -> None:
         self._database = database
-        self._versions: dict[Target, str] = {}
-        self._targets: dict[tuple[str, str], Target] = {}
-        for category in probe_file.categories:
-            version = binaries.version_of(category)
-            for function in category.functions:
-                target = target_of(category, function)
-                self._versions[target] = version
-                self._targets[category.name, function] = target
-        self._failed = database.failures(self._versions)
+        self._binaries = binaries
+        self._versions = {
+            place_of(category): binaries.version_of(category) for category in probe_file.categories
+        }
+        self._failed = database.failures(
+            lambda target: self._versions.get((target.group, target.scope))
+        )
 
     def without(self, probe_file: ProbeFile) -> tuple[ProbeFile, list[AttachFailure]]:
         """Return a probe file without what is known to fail, and what was left out."""
@@ -78,9 +76,9 @@ class KnownFailures:
         categories: list[Category] = []
         for category in probe_file.categories:
             kept = []
+            place = self._place(category)
             for function in category.functions:
-                target = self._targets[category.name, function]
-                reason = self._failed.get(target)
+                reason = self._failed.get(Target(*place, function))
                 if reason is None:
                     kept.append(function)
                 else:
@@ -98,10 +96,17 @@ class KnownFailures:
         has_all_rights = _has_all_rights()
         outcomes = []
         for category in tried.categories:
+            place = self._place(category)
+            version = self._versions[place]
             for function in category.functions:
                 reason = reasons.get((category.name, function))
                 if reason is not None and may_pass(reason, has_all_rights=has_all_rights):
                     continue
-                target = self._targets[category.name, function]
-                outcomes.append(Outcome(target, self._versions[target], reason))
+                outcomes.append(Outcome(Target(*place, function), version, reason))
         self._database.record(outcomes)
+
+    def _place(self, pinned: Category) -> tuple[str, str]:
+        if pinned.binary_path is None:
+            return place_of(pinned)
+        path = self._binaries.readable(pinned.binary_path)
+        return place_of(replace(pinned, binary_path=path))

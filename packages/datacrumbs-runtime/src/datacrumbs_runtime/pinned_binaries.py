@@ -7,6 +7,7 @@ cannot. So the kernel is given ``/proc/self/fd/N`` instead of the path.
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_
 from datacrumbs_runtime.signing.binaries import check_binary
 
 _FDS_PER_MESSAGE = 64
+_PINNED = re.compile("/proc/self/fd/[0-9]+")
 PROC_MODULES = Path("/proc/modules")
 
 
@@ -63,12 +65,12 @@ class PinnedBinaries:
                 kept.append(replace(category, binary_path=f"/proc/self/fd/{self._fds[path]}"))
         return replace(self._probe_file, categories=tuple(kept)), refused
 
-    def readable(self, reason: str) -> str:
-        """Return a message with the paths that the user knows."""
-        for name, path in self._names.items():
-            if reason.startswith(name):
-                return path + reason[len(name) :]
-        return reason
+    def readable(self, text: str) -> str:
+        """Return a pinned path, or a message that begins with one, with the path the user knows."""
+        found = _PINNED.match(text)
+        if found is None or found[0] not in self._names:
+            return text
+        return self._names[found[0]] + text[found.end() :]
 
     def version_of(self, category: Category) -> str:
         """Return what tells this build of a category's binary, or of the kernel, from others.

@@ -10,7 +10,7 @@ import pwd
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,10 @@ class Target(NamedTuple):
     function: str
 
 
+# status, kernel release, build id and reason of a row
+_Known = tuple[str, str, str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What happened when a target was attached.
@@ -83,12 +87,12 @@ class Outcome:
     reason: str | None
 
 
-def target_of(category: Category, function: str) -> Target:
-    """Return the target that a function of a probe file names."""
+def place_of(category: Category) -> tuple[str, str]:
+    """Return group and scope of the targets that the functions of a category are."""
     scope = category.binary_path or category.plugin or ""
     if category.type is ProbeType.USDT and category.provider:
         scope = f"{scope}:{category.provider}"
-    return Target(_GROUPS[category.type], scope, function)
+    return _GROUPS[category.type], scope
 
 
 def database_path(data_dir: Path, install_user: str, config_file: str) -> Path:
@@ -117,42 +121,40 @@ class StatusDatabase:
         self._path = path
         self._owner = owner
         self._kernel_release = kernel_release
-        self._known: dict[Target, tuple[str, str, str, str]] = {}
 
-    def failures(self, build_ids: Mapping[Target, str]) -> dict[Target, str]:
+    def failures(self, build_id_of: Callable[[Target], str | None]) -> dict[Target, str]:
         """Return which targets are known to fail here, and why.
 
         A failure counts only for the kernel and the build of the binary with which it was seen.
 
         Args:
-            build_ids: The targets in question, with the build id of each one's binary.
+            build_id_of: Gives the build id of a target's binary; None: it is not in question.
         """
         try:
-            self._known = self._read()
+            known = self._read(INVALID) if self._path.exists() else {}
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: known failures are not skipped: %s", self._path, error)
             return {}
-        failed = {}
-        for target, build_id in build_ids.items():
-            known = self._known.get(target)
-            if known and known[:3] == (INVALID, self._kernel_release, build_id):
-                failed[target] = known[3]
-        return failed
+        return {
+            target: reason
+            for target, (_, kernel_release, build_id, reason) in known.items()
+            if kernel_release == self._kernel_release and build_id == build_id_of(target)
+        }
 
     def record(self, outcomes: Iterable[Outcome]) -> None:
-        """Write what has changed since it was read; a success clears the mark of a failure."""
+        """Write what has changed; a success clears the mark of a failure."""
         now = int(time.time())
-        rows = []
-        for outcome in outcomes:
-            status = SUCCESSFUL if outcome.reason is None else INVALID
-            new = (status, self._kernel_release, outcome.build_id, outcome.reason or "")
-            if self._known.get(outcome.target) != new:
-                rows.append((*outcome.target, *new, now))
-                self._known[outcome.target] = new
-        if not rows:
-            return
         try:
-            with self._open() as database, database:
+            with self._open() as database:
+                known = _rows(database, INVALID) | _rows(database, SUCCESSFUL)
+                rows = []
+                for outcome in outcomes:
+                    status = SUCCESSFUL if outcome.reason is None else INVALID
+                    new = (status, self._kernel_release, outcome.build_id, outcome.reason or "")
+                    if known.get(outcome.target) != new:
+                        rows.append((*outcome.target, *new, now))
+                if not rows:
+                    return
                 database.execute("BEGIN IMMEDIATE")
                 database.executemany(
                     "INSERT OR REPLACE INTO runtime_probe_status (probe_group, scope_key, "
@@ -160,18 +162,13 @@ class StatusDatabase:
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
                 )
+                database.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: results of attaching are not kept: %s", self._path, error)
 
-    def _read(self) -> dict[Target, tuple[str, str, str, str]]:
-        if not self._path.exists():
-            return {}
+    def _read(self, status: str) -> dict[Target, _Known]:
         with self._open() as database:
-            rows = database.execute(
-                "SELECT probe_group, scope_key, function_name, status, kernel_release, build_id, "
-                "reason FROM runtime_probe_status"
-            )
-            return {Target(*row[:3]): row[3:] for row in rows}
+            return _rows(database, status)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -224,6 +221,15 @@ class StatusDatabase:
             os.fchmod(fd, MODE)
         finally:
             os.close(fd)
+
+
+def _rows(database: sqlite3.Connection, status: str) -> dict[Target, _Known]:
+    rows = database.execute(
+        "SELECT probe_group, scope_key, function_name, status, kernel_release, build_id, reason "
+        "FROM runtime_probe_status WHERE status = ?",
+        (status,),
+    )
+    return {Target(*row[:3]): row[3:] for row in rows}
 
 
 def _columns(database: sqlite3.Connection) -> list[str]:
