@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -113,8 +113,9 @@ class Engine:
             probe_file, mode=settings.mode, threshold_ns=settings.threshold_ns
         )
         with ExitStack() as undo:
+            self._directory = trace_path.parent
             if place is None:
-                directory = os.fspath(trace_path.parent.absolute())
+                directory = os.fspath(self._directory.absolute())
                 place = Place(directory, trace_path.name, Owner(identity.uid, identity.gid))
             # The file is made while the programs are loaded.
             self._writer = TraceWriter(place, settings=settings.writer)
@@ -142,7 +143,6 @@ class Engine:
             )
             undo.callback(self._pump.close)
             self._writer.opened()
-            self._directory = trace_path.parent
             self._drainer = Drainer(
                 self._loaded,
                 self._pump,
@@ -235,9 +235,9 @@ class Engine:
 
     def start(self) -> None:
         """Record from now on."""
-        self._started_ns = time.monotonic_ns()
         self._append("datacrumbs", self._description())
         self._drainer.start()
+        self._started_ns = time.monotonic_ns()
         self._loaded.recording = True
 
     def statistics(self, files: int = FILES_IN_SUMMARY) -> Statistics:
@@ -317,7 +317,9 @@ class Engine:
 
     def _finish(self) -> RunSummary:
         stopped_ns = time.monotonic_ns()
-        self._links.close()
+        # What was recorded is worth more than an error here; the end of the process detaches.
+        with suppress(OSError):
+            self._links.close()
         # What is running now may still write into the rings.
         self._loaded.wait_for_programs()
         self._loaded.recording = False
@@ -341,11 +343,8 @@ class Engine:
         return summary
 
     def _close_writer(self) -> None:
-        """Close the trace; a run that was never started leaves none."""
-        if self._started_ns is None:
-            self._writer.discard()
-        else:
-            self._writer.close()
+        # A run that was never started leaves no trace.
+        (self._writer.discard if self._started_ns is None else self._writer.close)()
 
     def _load_settings(self, plan: attacher.Plan) -> LoadSettings:
         settings, built = self._settings, self._registry

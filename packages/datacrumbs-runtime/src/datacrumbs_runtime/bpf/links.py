@@ -50,8 +50,8 @@ def in_threads(
 ) -> None:
     """Do something to each item, from several threads if there are several items.
 
-    For work that waits in the kernel. An exception of one item does not keep the others from being
-    done; the first one is raised at the end.
+    For work that waits in the kernel; with as many threads as there is room for. An exception of
+    one item does not keep the others from being done; the first one is raised at the end.
     """
     waiting = list(reversed(items))
     errors: list[BaseException] = []
@@ -67,12 +67,14 @@ def in_threads(
             except BaseException as error:  # noqa: BLE001 (handed to the caller)
                 errors.append(error)
 
-    helpers = [
-        threading.Thread(target=run, name="datacrumbs-links")
-        for _ in range(min(threads, len(items)) - 1)
-    ]
-    for helper in helpers:
-        helper.start()
+    helpers = []
+    for _ in range(min(threads, len(items)) - 1):
+        helper = threading.Thread(target=run, name="datacrumbs-links")
+        try:
+            helper.start()
+        except RuntimeError:
+            break
+        helpers.append(helper)
     run()
     for helper in helpers:
         helper.join()

@@ -96,35 +96,35 @@ class Hand:
         return answer if error_number else self._close(file, answer)
 
     def _say_last_words(self, file: TraceFile, metadata: bytes, unwritten: int) -> Answer:
-        """Write metadata and the number of lost calls, if need be for the last calls."""
-        sacrificed = lost_bytes = 0
-        while True:
-            kept = metadata + unwritten_line(unwritten)
-            try:
-                file.write(compress(kept))
-                break
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-            if not self._offsets:
-                kept = b""
-                break
-            # A full disk has room for what another member took.
-            offset = self._offsets.pop()
-            text = decompress(file.read(offset))
-            file.truncate(offset)
-            sacrificed += 1
-            unwritten += calls_in(text)
-            lost_bytes += len(text)
-            metadata = metadata_of(text) + metadata
-        answer = Answer(
-            size_bytes=file.size_bytes,
-            sacrificed=sacrificed,
-            unwritten=unwritten,
-            lost_bytes=lost_bytes,
-            kept_bytes=len(kept),
-        )
+        """Write metadata and the number of lost calls, if need be in place of the last calls."""
+        text = metadata + unwritten_line(unwritten)
+        try:
+            file.write(compress(text))
+            answer = Answer(0, "", None, file.size_bytes, 0, 0, unwritten, 0, len(text))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            answer = self._replace_last_calls(file, metadata, unwritten)
         return self._close(file, answer)
+
+    def _replace_last_calls(self, file: TraceFile, metadata: bytes, unwritten: int) -> Answer:
+        """A full disk has room where the last members are: they go, but for their metadata."""
+        lost_bytes = 0
+        end = file.size_bytes
+        lost_calls = unwritten
+        for sacrificed, offset in enumerate(reversed(self._offsets), start=1):
+            lost = decompress(file.read(offset)[: end - offset])
+            end = offset
+            lost_calls += calls_in(lost)
+            lost_bytes += len(lost)
+            metadata = metadata_of(lost) + metadata
+            text = metadata + unwritten_line(lost_calls)
+            member = compress(text)
+            if offset + len(member) <= file.size_bytes:
+                file.replace_end(offset, member)
+                size = file.size_bytes
+                return Answer(0, "", None, size, 0, sacrificed, lost_calls, lost_bytes, len(text))
+        return Answer(size_bytes=file.size_bytes, unwritten=unwritten)
 
     def _close(self, file: TraceFile, answer: Answer) -> Answer:
         self._is_finished = True

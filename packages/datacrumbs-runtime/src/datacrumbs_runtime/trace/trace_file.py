@@ -139,6 +139,24 @@ class TraceFile:
         """
         return os.pread(self._fd, self.size_bytes - offset, offset)
 
+    def replace_end(self, offset: int, data: bytes) -> None:
+        """Write data in the place of what comes from an offset on, which must not be shorter.
+
+        That needs no room that the file does not have.
+
+        Raises:
+            OSError: The file is as it was.
+        """
+        before = self.read(offset)
+        try:
+            if os.pwrite(self._fd, data, offset) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+        except OSError:
+            with suppress(OSError):
+                os.pwrite(self._fd, before, offset)
+            raise
+        self.truncate(offset + len(data))
+
     def truncate(self, size_bytes: int) -> None:
         """Cut off what comes later.
 

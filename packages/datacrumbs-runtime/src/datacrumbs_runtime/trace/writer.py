@@ -27,8 +27,7 @@ __all__ = ["Owner", "Place", "TraceWriter", "WriterCounters", "WriterSettings"]
 
 logger = logging.getLogger(__name__)
 
-# If whoever writes is killed again and again, this process writes.
-MAX_SCRIBES = 4
+MAX_SCRIBES = 4  # If whoever writes is killed again and again, this process writes.
 # How long a second signal lets the end of a run wait for the disk.
 HURRIED_WAIT_S = 0.2
 _WAIT_STEP_S = 0.02
