@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -182,6 +184,31 @@ def test_example_records_the_registered_processes_alone(
     assert int(foreign.stdout) not in {line["pid"] for line in events}
     assert {line["name"] for line in events} == {"set_name"}
     assert not Path("/sys/fs/bpf/datacrumbs-run1-processes").exists()
+
+
+@pytest.mark.kernel
+def test_counted_events_are_as_many_as_traced_ones(site: Site, headers: dict[str, str]) -> None:
+    site.set(DATACRUMBS_CUSTOM_PROBES="1")
+    probes = {
+        mode: site.probe_file(ALICE, [replace(NAMES, mode=mode)], name=f"{mode}.json.gz")
+        for mode in ("trace", "profile")
+    }
+    options = ("--profile-interval-s", "0.2")
+    with (
+        site.running("traced", probes["trace"], **headers),
+        site.running("counted", probes["profile"], *options, **headers),
+    ):
+        processes = [int(site.wrapped(ALICE, SYSTEM_PYTHON, "-c", RENAME).stdout) for _ in "ab"]
+    traced = Counter(line["pid"] for line in site.trace("traced") if line["ph"] == "X")
+    counted: Counter[int] = Counter()
+    for line in site.trace("counted"):
+        assert line["ph"] != "X"
+        if line["ph"] == "C":
+            assert (line["cat"], line["name"]) == ("NAMES", "set_name")
+            assert line["args"]["log2_0"] == line["args"]["count"]
+            counted[line["pid"]] += line["args"]["count"]
+    assert counted == traced
+    assert all(counted[process] >= 5 for process in processes)
 
 
 @pytest.mark.kernel

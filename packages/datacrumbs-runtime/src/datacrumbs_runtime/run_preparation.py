@@ -217,6 +217,8 @@ def prepare(
             config.install_probe_objects_dir,
             request.run_id,
             stack,
+            mode=config.mode,
+            interval_s=config.profile_interval_s,
             timeout_s=config.start_timeout_s,
         )
     whole = _whole_report(report, failures, found, custom, custom_failures)

@@ -39,6 +39,8 @@ def attach_custom(
     run_id: str,
     stack: ExitStack,
     *,
+    mode: str,
+    interval_s: float,
     timeout_s: float,
 ) -> tuple[list[CustomProbe], list[AttachFailure]]:
     """Compile and attach custom probes; one that fails stops no other.
@@ -49,6 +51,8 @@ def attach_custom(
         directory: The administrator's plugin directory.
         run_id: Id of the run.
         stack: Takes over what has to be closed.
+        mode: ``trace`` or ``profile``, for categories that do not say.
+        interval_s: Interval of profile mode, in seconds.
         timeout_s: Longest time for each.
 
     Returns:
@@ -68,7 +72,15 @@ def attach_custom(
                 plugin = read_plugin(directory, category.plugin or "")
                 chosen = frozenset(category.functions)
                 missing = chosen - set(plugin.functions)
-                probe = CustomProbe(plugin, category.name, chosen, name, timeout_s=timeout_s)
+                is_counted = (category.mode or mode) == "profile"
+                probe = CustomProbe(
+                    plugin,
+                    category.name,
+                    chosen,
+                    name,
+                    counted_every_s=interval_s if is_counted else None,
+                    timeout_s=timeout_s,
+                )
             except DatacrumbsError as error:
                 failures += _all_failed([category], str(error))
                 continue

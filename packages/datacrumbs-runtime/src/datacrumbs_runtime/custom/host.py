@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datacrumbs_runtime import process
+from datacrumbs_runtime.custom.events import CountedEvents, Events, TracedEvents
 from datacrumbs_runtime.custom.host_program import EVENT, FAILED, FRAME, LOST, READY
-from datacrumbs_runtime.custom.plugin import HEAD, PRELUDE, Plugin
+from datacrumbs_runtime.custom.plugin import PRELUDE, Plugin
 from datacrumbs_runtime.errors import AttachError, DatacrumbsError
-from datacrumbs_runtime.trace.path_text import text_from_bytes
-from datacrumbs_runtime.trace.trace_lines import json_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +36,8 @@ class CustomProbe:
         category: Category of its events in the trace.
         chosen: The functions whose events are kept.
         processes: The map of recorded processes in the BPF file system.
+        counted_every_s: Its events are counted in intervals of this length, in seconds; None: each
+            is a line of the trace.
         timeout_s: Longest time for compiling and attaching.
 
     Raises:
@@ -50,13 +51,12 @@ class CustomProbe:
         chosen: frozenset[str],
         processes: Path,
         *,
+        counted_every_s: float | None = None,
         timeout_s: float,
     ) -> None:
         self._plugin = plugin
-        self._category = category
-        self._names = [name if name in chosen else None for name in plugin.functions]
-        self._layout = plugin.layout
-        self.events = 0
+        self._kept = Events(plugin, category, chosen)
+        self._counted_every_s = counted_every_s
         self.lost = 0
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -126,54 +126,40 @@ class CustomProbe:
             host_hash: Hash of the node's name.
             clock_offset_ns: From CLOCK_MONOTONIC to the epoch.
         """
+        events: TracedEvents | CountedEvents
+        if self._counted_every_s is None:
+            events = TracedEvents(self._kept, host_hash, clock_offset_ns)
+        else:
+            events = CountedEvents(self._kept, host_hash, clock_offset_ns, self._counted_every_s)
+
+        def say(lines: bytes) -> None:
+            if lines:
+                append(lines)
 
         def read() -> None:
+            due_s = time.monotonic() + (events.interval_s or 0.0)
             while True:
+                if events.interval_s is not None:
+                    left_s = due_s - time.monotonic()
+                    if left_s <= 0 or not select.select([self._socket], [], [], left_s)[0]:
+                        say(events.take_lines())
+                        due_s = time.monotonic() + events.interval_s
+                        continue
                 kind, payload = self._receive()
-                if kind == EVENT:
-                    line = self._line(payload, host_hash, clock_offset_ns)
-                    if line is not None:
-                        append(line)
-                        self.events += 1
+                if kind == EVENT and self._kept.is_whole(payload):
+                    say(events.add(payload))
+                elif kind == EVENT:
+                    self.lost += 1
                 elif kind == LOST:
                     self.lost += struct.unpack("=Q", payload)[0]
                 else:
+                    say(events.take_lines())
                     return
 
         self._reader = threading.Thread(target=read, name="datacrumbs-custom", daemon=True)
         self._reader.start()
 
     _reader: threading.Thread | None = None
-
-    def _line(self, payload: bytes, host_hash: str, clock_offset_ns: int) -> bytes | None:
-        if len(payload) < HEAD.size + self._layout.size:
-            self.lost += 1
-            return None
-        start_ns, duration_ns, ret, pid, tid, function, _ = HEAD.unpack_from(payload)
-        name = self._names[function] if function < len(self._names) else None
-        if name is None:
-            return None
-        values = self._layout.unpack_from(payload, HEAD.size)
-        arguments: dict[str, object] = {"hhash": host_hash, "ret": ret}
-        for field, value in zip(self._plugin.fields, values, strict=True):
-            if field.is_text:
-                value = text_from_bytes(value.partition(b"\0")[0])
-            arguments[field.label] = value
-        arguments["ns"] = duration_ns
-        begin_us = (start_ns + clock_offset_ns) // 1000
-        end_us = (start_ns + duration_ns + clock_offset_ns) // 1000
-        return json_line(
-            {
-                "name": name,
-                "cat": self._category,
-                "ph": "X",
-                "pid": pid,
-                "tid": tid,
-                "args": arguments,
-                "dur": end_us - begin_us,
-                "ts": begin_us,
-            }
-        )
 
     def stop(self) -> None:
         """Take what is left and detach."""
