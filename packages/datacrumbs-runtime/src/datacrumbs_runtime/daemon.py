@@ -19,6 +19,7 @@ from datacrumbs_runtime.bpf.attach_report import AttachReport
 from datacrumbs_runtime.bpf.loader import raise_soft_limits
 from datacrumbs_runtime.engine import Engine
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError, KernelError
+from datacrumbs_runtime.lost_functions import LostFunctions
 from datacrumbs_runtime.run_files import RunFiles, prepare_run_directory
 from datacrumbs_runtime.run_preparation import Prepared, RunRequest, authentic_probe_file, prepare
 from datacrumbs_runtime.run_status import RunFacts, RunStatus
@@ -103,17 +104,18 @@ def run(request: RunRequest) -> int:
                 files.write_environment(_environment(request, account))
                 directory = _trace_directory(request, account)
                 prepared = prepare(request, probe_file, account, directory, stack)
+                outcomes = Afterwards(prepared.keep_outcomes)
                 engine = prepared.engine
                 engine.start()
                 for probe in prepared.custom:
                     probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
                 status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
                 files.write_status(status.document("recording"), status.reader_uid)
-                outcomes = Afterwards(prepared.keep_outcomes)
                 files.announce()
         _say_ready(request, prepared)
         outcomes.begin()
-        ended_by = _record(engine, signals, files, status)
+        lost = LostFunctions(engine, prepared.report, status)
+        ended_by = _record(engine, signals, files, status, lost)
         with (
             limit.within(STOP_LIMIT_S, f"stopping run {request.run_id}"),
             signals.calling(engine.hurry),
@@ -171,7 +173,13 @@ def _say_ready(request: RunRequest, prepared: Prepared) -> None:
     logger.info("run %s: %s into %s", request.run_id, text, prepared.engine.trace_path)
 
 
-def _record(engine: Engine, signals: StopSignals, files: RunFiles, status: RunStatus) -> str:
+def _record(
+    engine: Engine,
+    signals: StopSignals,
+    files: RunFiles,
+    status: RunStatus,
+    lost: LostFunctions,
+) -> str:
     """Wait for the end, telling the status every second; return what ended the run."""
     next_s = time.monotonic()
     while True:
@@ -181,6 +189,7 @@ def _record(engine: Engine, signals: StopSignals, files: RunFiles, status: RunSt
             return received
         if engine.failure is not None:
             return f"an error: {engine.failure}"
+        lost.check()
         # The run directory may be full: recording goes on without a status.
         with suppress(ConfigurationError):
             files.write_status(status.document("recording"), status.reader_uid)

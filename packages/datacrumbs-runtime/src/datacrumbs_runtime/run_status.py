@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _STATM = Path("/proc/self/statm")
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What does not change while a run lives.
+    """What seldom changes while a run lives.
 
     Attributes:
         run_id: Its id.
@@ -70,6 +70,15 @@ class RunStatus:
     def reader_uid(self) -> int:
         """Who may read it besides root."""
         return self._facts.uid
+
+    def add_failures(self, failures: Sequence[AttachFailure]) -> None:
+        """Take note of functions that were attached and are no longer."""
+        facts = self._facts
+        self._facts = replace(
+            facts,
+            attached=facts.attached - len(failures),
+            failures=(*facts.failures, *failures),
+        )
 
     def document(self, state: str) -> dict[str, Any]:
         """Return the status now.
