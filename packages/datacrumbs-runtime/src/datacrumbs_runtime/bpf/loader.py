@@ -20,7 +20,6 @@ from pathlib import Path
 from datacrumbs_runtime.bpf import bpf_syscall, layout
 from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
-from datacrumbs_runtime.bpf.session_functions import declare_as_kernel_does
 from datacrumbs_runtime.errors import KernelError
 
 OBJECT_PATH = Path(__file__).with_name("datacrumbs.bpf.o")
@@ -134,7 +133,6 @@ class Loaded:
     def _open(self, programs: Mapping[str, int | None]) -> Object:
         opened = Object(self._object_path)
         self._objects.append(opened)
-        declare_as_kernel_does(opened)
         for name, program in opened.programs.items():
             program.set_autoload(name in programs)
         for name, attach_type in programs.items():
