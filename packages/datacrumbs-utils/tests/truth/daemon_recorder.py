@@ -63,6 +63,7 @@ class DaemonRecorder(Recorder):
                     f"{name}-{run.name}",
                     self._probe_files[run.name],
                     *("--mode", run.mode, "--profile-interval-s", PROFILE_INTERVAL_S),
+                    *("--threshold-ns", str(run.threshold_ns)),
                     *options,
                 )
                 undo.callback(daemon.process.wait)

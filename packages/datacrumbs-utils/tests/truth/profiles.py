@@ -80,6 +80,17 @@ def of_events(events: Iterable[Event]) -> dict[Key, Sums]:
     return dict(sums)
 
 
+def added(one: Mapping[Key, Sums], other: Mapping[Key, Sums]) -> dict[Key, Sums]:
+    """Return the sums of calls of which some are here and some are there."""
+    sums: dict[Key, Sums] = defaultdict(Sums)
+    for key, part in (*one.items(), *other.items()):
+        found = sums[key]
+        found.count += part.count
+        found.errors += part.errors
+        found.bytes += part.bytes
+    return dict(sums)
+
+
 def of_log(calls: Iterable[Call], processes: Mapping[int, int]) -> dict[Key, Sums]:
     """Return the sums of the calls in strace's log.
 

@@ -57,6 +57,7 @@ class ServiceRecorder(Recorder):
                 self._probe_files[run.name],
                 DATACRUMBS_MODE=run.mode,
                 DATACRUMBS_PROFILE_INTERVAL_S=PROFILE_INTERVAL_S,
+                DATACRUMBS_THRESHOLD_NS=str(run.threshold_ns),
             )
             assert container.property_of(run_ids[run.name], "ActiveState") == "active"
         stdout = container.run(container.wrap, *command, user=ALICE.user, cwd=cwd)

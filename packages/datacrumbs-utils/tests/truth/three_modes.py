@@ -18,11 +18,13 @@ class Run:
         name: What its trace is called.
         categories: What it records.
         mode: For categories that do not say.
+        threshold_ns: Shorter calls are counted.
     """
 
     name: str
     categories: tuple[Category, ...]
     mode: str = "trace"
+    threshold_ns: int = 0
 
 
 POSIX = probes.load("posix").probe_file.categories
