@@ -100,12 +100,6 @@ __noinline int dc_add_to_profile(struct dc_pending *pending, __u32 index, __u32 
 	return 0;
 }
 
-/* Whether the end of a call needs values that are not there yet. */
-static __always_inline int wants_exit_values(struct dc_function *function)
-{
-	return function->flags & DC_FUNCTION_EXIT_VALUES;
-}
-
 static __always_inline void fill_call(struct dc_call *call, __u32 function, __u64 start_ns,
 				      __u64 pid_tgid, __u64 duration, __s64 ret, __u32 flags)
 {
@@ -201,7 +195,7 @@ static __always_inline void finish_call(struct dc_function *function, struct dc_
 					struct dc_thread *thread, __u64 end_ns, __s64 ret,
 					__u32 flags)
 {
-	if (wants_exit_values(function))
+	if (wants_values(function, DC_FUNCTION_EXIT_VALUES))
 		dc_take_exit_values(pending, thread, ret);
 	settle_call(function, pending, bpf_get_current_pid_tgid(), end_ns, ret, flags);
 }

@@ -91,7 +91,7 @@ static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack
 	calls->depth++;
 	pending->function = function;
 	pending->stack_pointer = stack_pointer;
-	pending->present = 0;
+	forget_values(pending);
 	return pending;
 }
 
@@ -106,7 +106,7 @@ static __always_inline int session_entry(struct pt_regs *ctx, struct dc_thread *
 
 	if (!function || function->mode == DC_MODE_OFF)
 		return 1;
-	if (function->nr_sources) {
+	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES | DC_FUNCTION_EXIT_VALUES)) {
 		pending = push_frame(index, PT_REGS_SP(ctx), &slot);
 		if (pending) {
 			take_registers(pending, ctx);
@@ -161,7 +161,8 @@ static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
 		if (pending && pending->start_ns == start_ns && pending->function == index) {
 			/* whatever is above was left without a return */
 			calls->depth = slot;
-			thread = wants_exit_values(function) ? recorded_thread() : NULL;
+			thread = wants_values(function, DC_FUNCTION_EXIT_VALUES) ? recorded_thread()
+										 : NULL;
 			finish_call(function, pending, thread, end_ns, ret, 0);
 			return;
 		}
@@ -221,7 +222,7 @@ static __always_inline int pair_entry(struct pt_regs *ctx, struct dc_thread *thr
 	if (!pending)
 		return 0;
 	take_registers(pending, ctx);
-	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
+	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES))
 		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();
@@ -338,7 +339,7 @@ int dc_uprobe_instant(struct pt_regs *ctx)
 	if (!pending)
 		return 0;
 	take_registers(pending, ctx);
-	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
+	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES))
 		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();
@@ -391,7 +392,7 @@ int dc_fentry(void *ctx)
 			value = 0;
 		pending->arguments[i] = value;
 	}
-	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
+	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES))
 		dc_take_entry_values(pending, thread);
 	count_loss(DC_LOSS_ENTERED);
 	pending->start_ns = bpf_ktime_get_ns();

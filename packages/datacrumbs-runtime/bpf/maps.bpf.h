@@ -26,7 +26,8 @@ const volatile __u32 dc_string_bytes = 64;
 const volatile __u32 dc_include_kernel_threads = 0;
 const volatile __u32 dc_single_tracepoint = DC_NO_FUNCTION;
 const volatile __u32 dc_single_function = DC_NO_FUNCTION;
-const volatile __u64 dc_base_ns = 0; /* start of the run: session cookies count from here */
+const volatile __u32 dc_keep_files = 0; /* tracepoints ask for the files of system calls */
+const volatile __u64 dc_base_ns = 0;	/* start of the run: session cookies count from here */
 
 /* What the sums of a function begin with. Not on the stack, which is short. */
 const volatile struct dc_profile dc_no_calls = { .min_ns = ~0ULL };

@@ -81,10 +81,10 @@ int BPF_PROG(dc_sys_enter, struct pt_regs *regs, long number)
 	if (!function || function->mode == DC_MODE_OFF)
 		return 0;
 	take_arguments(pending, regs);
-	if (function->flags & DC_FUNCTION_ENTRY_VALUES)
+	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES))
 		dc_take_entry_values(pending, thread);
 	else
-		pending->present = 0;
+		forget_values(pending);
 	count_loss(DC_LOSS_ENTERED);
 	thread->system_call = system_call;
 	pending->start_ns = bpf_ktime_get_ns();

@@ -25,6 +25,27 @@ static __always_inline __u64 argument(struct dc_pending *pending, __u32 position
 	return position < DC_MAX_ARGUMENTS ? pending->arguments[position] : 0;
 }
 
+/*
+ * Whether the values of a call are needed, of those taken when it begins or when it ends (when:
+ * DC_FUNCTION_ENTRY_VALUES or DC_FUNCTION_EXIT_VALUES). Sums need few.
+ */
+static __always_inline int wants_values(struct dc_function *function, __u32 when)
+{
+	if (!(function->flags & when))
+		return 0;
+	return function->mode == DC_MODE_TRACE || function->bytes_argument ||
+	       function->flags & DC_FUNCTION_FILE_ONLY || dc_keep_files;
+}
+
+/* What a call is known to be about before its values are taken. */
+static __always_inline void forget_values(struct dc_pending *pending)
+{
+	pending->present = 0;
+	pending->appending = 0;
+	pending->inode = 0;
+	pending->file = 0;
+}
+
 static long vma_file(struct task_struct *task, struct vm_area_struct *vma, __u64 *file)
 {
 	*file = (__u64)READ(vma, vm_area_struct, vm_file);
@@ -93,10 +114,7 @@ __noinline int dc_take_entry_values(struct dc_pending *pending, struct dc_thread
 
 	if (!pending || !thread)
 		return 0;
-	pending->present = 0;
-	pending->appending = 0;
-	pending->inode = 0;
-	pending->file = 0;
+	forget_values(pending);
 	function = function_row(pending->function);
 	if (!function)
 		return 0;

@@ -160,6 +160,7 @@ class Loaded:
             "dc_publish_processes": struct.pack("=I", settings.publish_processes),
             "dc_string_bytes": struct.pack("=I", settings.string_bytes),
             "dc_include_kernel_threads": struct.pack("=I", settings.include_kernel_threads),
+            "dc_keep_files": struct.pack("=I", bool(settings.tracepoints)),
             "dc_base_ns": struct.pack("=Q", time.monotonic_ns()),
         }
         for name, value in variables.items():
