@@ -25,9 +25,23 @@
 #endif
 #endif
 
-/* Linux 6.13 (adf46113a608, "bpf: Add support for uprobe multi session context") */
-extern _Bool bpf_session_is_return(void) __ksym __weak;
-extern __u64 *bpf_session_cookie(void) __ksym __weak;
+/*
+ * Linux 6.13 (adf46113a608, "bpf: Add support for uprobe multi session context"). First they took
+ * nothing. On kernels of that kind the loader gives them the declarations of the functions below,
+ * which are never called.
+ */
+extern _Bool bpf_session_is_return(void *ctx) __ksym __weak;
+extern __u64 *bpf_session_cookie(void *ctx) __ksym __weak;
+
+__noinline _Bool dc_older_session_is_return(void)
+{
+	return 0;
+}
+
+__noinline __u64 *dc_older_session_cookie(void)
+{
+	return NULL;
+}
 
 static __always_inline void take_registers(struct dc_pending *pending, struct pt_regs *ctx)
 {
@@ -116,7 +130,7 @@ static __always_inline int session_entry(struct pt_regs *ctx, struct dc_thread *
 		}
 	}
 	count_loss(DC_LOSS_ENTERED);
-	cookie = bpf_session_cookie();
+	cookie = bpf_session_cookie(ctx);
 	now = bpf_ktime_get_ns();
 	*cookie = (now - dc_base_ns) << DC_COOKIE_FRAME_BITS | slot;
 	if (pending)
@@ -143,9 +157,10 @@ static __always_inline void session_bare_return(struct dc_function *function, __
 	}
 }
 
-static __always_inline void session_return(__u32 index, __s64 ret, __u64 end_ns)
+static __always_inline void session_return(struct pt_regs *ctx, __u32 index, __s64 ret,
+					   __u64 end_ns)
 {
-	__u64 cookie = *bpf_session_cookie();
+	__u64 cookie = *bpf_session_cookie(ctx);
 	__u64 start_ns = (cookie >> DC_COOKIE_FRAME_BITS) + dc_base_ns;
 	__u32 slot = cookie & DC_COOKIE_NO_FRAME;
 	struct dc_function *function = function_row(index);
@@ -176,9 +191,9 @@ static __always_inline int session(struct pt_regs *ctx)
 	struct dc_thread *thread;
 	__u64 end_ns;
 
-	if (bpf_session_is_return()) {
+	if (bpf_session_is_return(ctx)) {
 		end_ns = bpf_ktime_get_ns();
-		session_return(bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), end_ns);
+		session_return(ctx, bpf_get_attach_cookie(ctx), PT_REGS_RC(ctx), end_ns);
 		return 0;
 	}
 	thread = recorded_thread();

@@ -1,4 +1,4 @@
-"""The one door to libbpf: its C functions as Python functions that raise at once.
+"""The one door to libbpf: objects, their programs and maps, and type information.
 
 libbpf opens the compiled object, relocates it for the running kernel and loads it. What an older
 libbpf does not know (new attach types, new links) goes through
@@ -7,129 +7,21 @@ libbpf does not know (new attach types, new links) goes through
 
 import ctypes
 import errno
-import logging
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
-from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from collections.abc import Iterator
+from ctypes import c_size_t
 from pathlib import Path
 
+from datacrumbs_runtime.bpf.libbpf_calls import VERIFIER_LOG_END, OpenOptions, library
 from datacrumbs_runtime.errors import KernelError, ProgramRefusedError
 
-logger = logging.getLogger(__name__)
-
-LIBRARY_NAME = "libbpf.so.1"
-
+BTF_KIND_FUNC = 12
 BTF_KIND_DATASEC = 15
 _BTF_TYPE_BYTES = 12
 
 _RIGHTS = "recording needs root, or the capabilities CAP_BPF and CAP_PERFMON"
-_LEVEL_DEBUG = 2
-_LOG_LINE_BYTES = 4 << 10
-# The verifier's log comes as one message; its end is what matters.
-_VERIFIER_LOG_BYTES = 4 << 20
-_VERIFIER_LOG_END = "END PROG LOAD LOG"
-
-# name: (result, arguments). A result of c_int is 0 or more, or -errno; c_void_p is NULL for errors.
-_PROTOTYPES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
-    "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
-    "bpf_object__load": (c_int, (c_void_p,)),
-    "bpf_object__close": (None, (c_void_p,)),
-    "bpf_object__btf": (c_void_p, (c_void_p,)),
-    "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
-    "bpf_object__next_map": (c_void_p, (c_void_p, c_void_p)),
-    "bpf_program__name": (c_char_p, (c_void_p,)),
-    "bpf_program__fd": (c_int, (c_void_p,)),
-    "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
-    "bpf_program__set_type": (c_int, (c_void_p, c_int)),
-    "bpf_program__set_expected_attach_type": (c_int, (c_void_p, c_int)),
-    "bpf_program__set_attach_target": (c_int, (c_void_p, c_int, c_char_p)),
-    "bpf_map__name": (c_char_p, (c_void_p,)),
-    "bpf_map__fd": (c_int, (c_void_p,)),
-    "bpf_map__key_size": (c_uint32, (c_void_p,)),
-    "bpf_map__value_size": (c_uint32, (c_void_p,)),
-    "bpf_map__max_entries": (c_uint32, (c_void_p,)),
-    "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
-    "bpf_map__map_flags": (c_uint32, (c_void_p,)),
-    "bpf_map__set_map_flags": (c_int, (c_void_p, c_uint32)),
-    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
-    "bpf_map__initial_value": (c_void_p, (c_void_p, ctypes.POINTER(c_size_t))),
-    "btf__load_vmlinux_btf": (c_void_p, ()),
-    "btf__parse_split": (c_void_p, (c_char_p, c_void_p)),
-    "btf__free": (None, (c_void_p,)),
-    "btf__type_cnt": (c_uint32, (c_void_p,)),
-    "btf__type_by_id": (c_void_p, (c_void_p, c_uint32)),
-    "btf__name_by_offset": (c_char_p, (c_void_p, c_uint32)),
-    "btf__find_by_name_kind": (c_int, (c_void_p, c_char_p, c_uint32)),
-    "libbpf_num_possible_cpus": (c_int, ()),
-    "libbpf_version_string": (c_char_p, ()),
-}
-_PRINT_FUNCTION = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-
-
-class _Library:
-    """The loaded library and the log lines that it wrote since the last call of :meth:`forget`."""
-
-    def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL(LIBRARY_NAME, use_errno=True)
-        except OSError as error:
-            raise KernelError(
-                f"{LIBRARY_NAME}: cannot be loaded: {error}",
-                hint="install libbpf 1.0 or newer: libbpf1 (Debian), libbpf (Fedora, SUSE)",
-            ) from error
-        for name, (result, arguments) in _PROTOTYPES.items():
-            function = getattr(self._library, name)
-            function.restype, function.argtypes = result, list(arguments)
-        self.lines: list[str] = []
-        self._format = ctypes.CDLL(None).vsnprintf
-        self._format.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
-        # The library keeps the function's address: it must live as long as the library.
-        self._print = _PRINT_FUNCTION(self._log)
-        self._library.libbpf_set_print(self._print)
-
-    def _log(self, level: int, template: bytes, arguments: int) -> int:
-        if level >= _LEVEL_DEBUG and not logger.isEnabledFor(logging.DEBUG):
-            return 0
-        is_long = _VERIFIER_LOG_END.encode() in template
-        buffer = ctypes.create_string_buffer(_VERIFIER_LOG_BYTES if is_long else _LOG_LINE_BYTES)
-        self._format(buffer, len(buffer), template, arguments)
-        text = buffer.value.decode(errors="replace").rstrip()
-        logger.debug("%s", text)
-        if level < _LEVEL_DEBUG:
-            self.lines.extend(text.splitlines())
-        return 0
-
-    def call(self, name: str, *arguments: object) -> int:
-        """Call a function; raise OSError if it failed."""
-        result = getattr(self._library, name)(*arguments)
-        if _PROTOTYPES[name][0] is c_void_p:
-            if not result:
-                number = ctypes.get_errno() or errno.EINVAL
-                raise OSError(number, os.strerror(number))
-        elif _PROTOTYPES[name][0] is c_int and result < 0:
-            raise OSError(-result, os.strerror(-result))
-        return int(result or 0)
-
-    def ask(self, name: str, *arguments: object) -> int | None:
-        """Call a function whose NULL means that there is no more."""
-        result: int | None = getattr(self._library, name)(*arguments)
-        return result
-
-    def text(self, name: str, *arguments: object) -> str:
-        """Call a function that returns a string."""
-        result: bytes | None = getattr(self._library, name)(*arguments)
-        return (result or b"").decode()
-
-
-_loaded: list[_Library] = []
-
-
-def _library() -> _Library:
-    if not _loaded:
-        _loaded.append(_Library())
-    return _loaded[0]
 
 
 def version() -> str:
@@ -138,12 +30,12 @@ def version() -> str:
     Raises:
         KernelError: It is not installed.
     """
-    return _library().text("libbpf_version_string")
+    return library().text("libbpf_version_string")
 
 
 def possible_cpus() -> int:
     """Return how many CPUs this kernel may ever see: per-CPU maps have that many values."""
-    return _library().call("libbpf_num_possible_cpus")
+    return library().call("libbpf_num_possible_cpus")
 
 
 class Btf:
@@ -161,7 +53,7 @@ class Btf:
             KernelError: The kernel was built without them.
         """
         try:
-            return cls(_library().call("btf__load_vmlinux_btf"))
+            return cls(library().call("btf__load_vmlinux_btf"))
         except OSError as error:
             raise KernelError(
                 f"/sys/kernel/btf/vmlinux: {error.strerror}",
@@ -174,23 +66,23 @@ class Btf:
         Raises:
             OSError: The file cannot be read or is not BTF.
         """
-        return Btf(_library().call("btf__parse_split", os.fsencode(path), self._handle))
+        return Btf(library().call("btf__parse_split", os.fsencode(path), self._handle))
 
     def close(self) -> None:
         """Free the types. Those of modules go before the kernel's."""
         if self._handle and self._owned:
-            _library().ask("btf__free", self._handle)
+            library().ask("btf__free", self._handle)
         self._handle = 0
 
     @property
     def type_count(self) -> int:
         """The number of types with those that this continues; ids are smaller."""
-        return _library().call("btf__type_cnt", self._handle)
+        return library().call("btf__type_cnt", self._handle)
 
     def find(self, name: str, kind: int) -> int | None:
         """Return the id of a type, or None."""
         try:
-            return _library().call(
+            return library().call(
                 "btf__find_by_name_kind", self._handle, name.encode(), ctypes.c_uint32(kind)
             )
         except OSError:
@@ -198,7 +90,7 @@ class Btf:
 
     def name(self, offset: int) -> str:
         """Return a string of the type information; offset 0 is the empty one."""
-        return _library().text("btf__name_by_offset", self._handle, offset)
+        return library().text("btf__name_by_offset", self._handle, offset)
 
     def type_words(self, type_id: int) -> tuple[int, int, int]:
         """Return a type's name_off, info and size-or-type."""
@@ -217,7 +109,7 @@ class Btf:
         return int(word >> 24 & 0xF)
 
     def _bytes(self, type_id: int, offset: int, size: int) -> bytes:
-        address = _library().call("btf__type_by_id", self._handle, type_id)
+        address = library().call("btf__type_by_id", self._handle, type_id)
         return ctypes.string_at(address + offset, size)
 
 
@@ -226,22 +118,22 @@ class Program:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self.name = _library().text("bpf_program__name", handle)
+        self.name = library().text("bpf_program__name", handle)
 
     @property
     def fd(self) -> int:
         """The loaded program. It belongs to the object."""
-        return _library().call("bpf_program__fd", self._handle)
+        return library().call("bpf_program__fd", self._handle)
 
     def set_autoload(self, wanted: bool) -> None:
         """Choose whether the program is loaded with its object."""
-        _library().call("bpf_program__set_autoload", self._handle, wanted)
+        library().call("bpf_program__set_autoload", self._handle, wanted)
 
     def set_attach_type(self, attach_type: int, program_type: int | None = None) -> None:
         """Choose what the program will be attached as; the library need not know the number."""
         if program_type is not None:
-            _library().call("bpf_program__set_type", self._handle, program_type)
-        _library().call("bpf_program__set_expected_attach_type", self._handle, attach_type)
+            library().call("bpf_program__set_type", self._handle, program_type)
+        library().call("bpf_program__set_expected_attach_type", self._handle, attach_type)
 
     def set_target(self, function: str) -> None:
         """Choose the kernel function or tracepoint of a program that is loaded for one.
@@ -250,7 +142,7 @@ class Program:
             KernelError: The kernel has no such function.
         """
         try:
-            _library().call("bpf_program__set_attach_target", self._handle, 0, function.encode())
+            library().call("bpf_program__set_attach_target", self._handle, 0, function.encode())
         except OSError as error:
             raise KernelError(f"this kernel has no function {function}") from error
 
@@ -260,45 +152,45 @@ class Map:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self.name = _library().text("bpf_map__name", handle)
+        self.name = library().text("bpf_map__name", handle)
 
     @property
     def fd(self) -> int:
         """The map. It belongs to the object."""
-        return _library().call("bpf_map__fd", self._handle)
+        return library().call("bpf_map__fd", self._handle)
 
     @property
     def key_bytes(self) -> int:
         """Size of a key in bytes."""
-        return _library().call("bpf_map__key_size", self._handle)
+        return library().call("bpf_map__key_size", self._handle)
 
     @property
     def value_bytes(self) -> int:
         """Size of a value in bytes; of a per-CPU map that of one CPU."""
-        return _library().call("bpf_map__value_size", self._handle)
+        return library().call("bpf_map__value_size", self._handle)
 
     @property
     def max_entries(self) -> int:
         """How many elements it can hold."""
-        return _library().call("bpf_map__max_entries", self._handle)
+        return library().call("bpf_map__max_entries", self._handle)
 
     def set_max_entries(self, count: int) -> None:
         """Choose how many elements it can hold."""
-        _library().call("bpf_map__set_max_entries", self._handle, count)
+        library().call("bpf_map__set_max_entries", self._handle, count)
 
     def add_flags(self, flags: int) -> None:
         """Add flags of map creation."""
-        current = _library().call("bpf_map__map_flags", self._handle)
-        _library().call("bpf_map__set_map_flags", self._handle, current | flags)
+        current = library().call("bpf_map__map_flags", self._handle)
+        library().call("bpf_map__set_map_flags", self._handle, current | flags)
 
     def reuse(self, map_fd: int) -> None:
         """Use an existing map instead of making one. The descriptor stays the caller's."""
-        _library().call("bpf_map__reuse_fd", self._handle, map_fd)
+        library().call("bpf_map__reuse_fd", self._handle, map_fd)
 
     def set_initial(self, offset: int, data: bytes) -> None:
         """Change a part of the initial value of a map of global variables."""
         size = c_size_t()
-        address = _library().call("bpf_map__initial_value", self._handle, ctypes.byref(size))
+        address = library().call("bpf_map__initial_value", self._handle, ctypes.byref(size))
         if offset + len(data) > size.value:
             raise OSError(errno.ENOSPC, f"{self.name}: {offset + len(data)} > {size.value} bytes")
         ctypes.memmove(address + offset, data, len(data))
@@ -307,21 +199,32 @@ class Map:
 class Object:
     """A compiled BPF object: opened, changed, then loaded once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
         """Open an object file.
+
+        Args:
+            path: The file.
+            data: What to take for its content, if it was changed for this kernel.
 
         Raises:
             KernelError: It does not exist or is no BPF object.
         """
         self.path = path
         self._handle = 0
-        library = _library()
-        library.lines = []
+        calls = library()
+        calls.lines = []
         try:
-            self._handle = library.call("bpf_object__open_file", os.fsencode(path), None)
+            if data is None:
+                self._handle = calls.call("bpf_object__open_file", os.fsencode(path), None)
+            else:
+                # As libbpf names the objects that it opens by path.
+                options = OpenOptions(path.name.partition(".")[0])
+                self._handle = calls.call(
+                    "bpf_object__open_mem", data, len(data), ctypes.byref(options)
+                )
         except OSError as error:
-            raise KernelError(f"{path}: {error.strerror}{_last_line(library.lines)}") from error
-        self._btf = Btf(library.call("bpf_object__btf", self._handle), owned=False)
+            raise KernelError(f"{path}: {error.strerror}{_last_line(calls.lines)}") from error
+        self._btf = Btf(calls.call("bpf_object__btf", self._handle), owned=False)
         self.programs = {
             program.name: program
             for program in map(Program, self._each("bpf_object__next_program"))
@@ -330,10 +233,10 @@ class Object:
         self.variables = dict(self._variables())
 
     def _each(self, function: str) -> Iterator[int]:
-        handle = _library().ask(function, self._handle, None)
+        handle = library().ask(function, self._handle, None)
         while handle:
             yield handle
-            handle = _library().ask(function, self._handle, handle)
+            handle = library().ask(function, self._handle, handle)
 
     def _variables(self) -> Iterator[tuple[str, tuple[Map, int, int]]]:
         # The maps of global variables are called <start of the file's name>.rodata and so on.
@@ -365,23 +268,23 @@ class Object:
         Raises:
             ProgramRefusedError: The kernel refused one; the message ends with its reason.
         """
-        library = _library()
-        library.lines = []
+        calls = library()
+        calls.lines = []
         try:
-            library.call("bpf_object__load", self._handle)
+            calls.call("bpf_object__load", self._handle)
         except OSError as error:
-            what = f"{error.strerror}{_last_line(library.lines)}"
+            what = f"{error.strerror}{_last_line(calls.lines)}"
             forbidden = error.errno == errno.EPERM
             raise ProgramRefusedError(
                 f"{self.path.name}: the kernel refused the programs: {what}",
-                "" if forbidden else _failed_program(library.lines),
+                "" if forbidden else _failed_program(calls.lines),
                 hint=_RIGHTS if forbidden else None,
             ) from error
 
     def close(self) -> None:
         """Free the object with its programs and maps; what is attached keeps its programs."""
         if self._handle:
-            _library().ask("bpf_object__close", self._handle)
+            library().ask("bpf_object__close", self._handle)
             self._handle = 0
 
 
@@ -392,7 +295,7 @@ def _failed_program(lines: list[str]) -> str:
 
 def _last_line(lines: list[str]) -> str:
     """Return the line of the library's log that names the cause, with a separator."""
-    end = next((at for at, line in enumerate(lines) if _VERIFIER_LOG_END in line), None)
+    end = next((at for at, line in enumerate(lines) if VERIFIER_LOG_END in line), None)
     if end is None:
         return f": {lines[-1].removeprefix('libbpf: ')}" if lines else ""
     # The verifier ends with a count of what it did; the line before it is the reason.

@@ -20,6 +20,7 @@ from pathlib import Path
 from datacrumbs_runtime.bpf import bpf_syscall, layout
 from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
+from datacrumbs_runtime.bpf.session_functions import object_for_this_kernel
 from datacrumbs_runtime.errors import KernelError
 
 OBJECT_PATH = Path(__file__).with_name("datacrumbs.bpf.o")
@@ -131,7 +132,7 @@ class Loaded:
             raise
 
     def _open(self, programs: Mapping[str, int | None]) -> Object:
-        opened = Object(self._object_path)
+        opened = Object(self._object_path, object_for_this_kernel(self._object_path))
         self._objects.append(opened)
         for name, program in opened.programs.items():
             program.set_autoload(name in programs)
