@@ -25,7 +25,7 @@ EVENT_PLACES = 1000
 
 # Every kprobe that is removed costs a grace period of RCU, some 15 ms, one after another.
 RCU_EXPEDITED = Path("/sys/kernel/rcu_expedited")
-_WORTH_EXPEDITING = 32
+_WORTH_EXPEDITING = 8
 
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _GROUP_PREFIX = "datacrumbs_"
