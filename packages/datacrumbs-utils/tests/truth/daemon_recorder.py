@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import trace_file
 from daemon_site import Owner, RunningDaemon, Site
@@ -102,7 +103,7 @@ def recording_of(paths: Mapping[str, Path], status: int, stdout: str) -> Recordi
     return Recording(first, report_of(first), status, stdout, [], dict(others))
 
 
-def report_of(trace: trace_file.Trace) -> dict[str, object]:
+def report_of(trace: trace_file.Trace) -> dict[str, Any]:
     """Return what ``datacrumbs_record --json`` says of losses, from the end of a trace."""
     (last,) = [each for each in trace.metadata["datacrumbs_losses"] if each["final"]]
     losses = Losses(**{field.name: last[field.name] for field in fields(Losses)})
