@@ -8,6 +8,7 @@ from datacrumbs_runtime.errors import ConfigurationError
 
 MOUNTS = Path("/proc/self/mounts")
 CONTROLLERS = Path("/proc/cgroups")
+_HINT = "the line that begins with 0:: in /proc/PID/cgroup names one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def find_cgroup(path: Path) -> Cgroup:
     try:
         status = directory.stat()
     except OSError as error:
-        raise ConfigurationError(f"--cgroup: {directory}: {error.strerror}") from error
+        raise ConfigurationError(f"--cgroup: {directory}: {error.strerror}", hint=_HINT) from error
     for mount, kind, options in _mounts():
         try:
             is_here = kind in ("cgroup", "cgroup2") and mount.stat().st_dev == status.st_dev
@@ -51,7 +52,7 @@ def find_cgroup(path: Path) -> Cgroup:
             return Cgroup(status.st_ino, hierarchy)
     raise ConfigurationError(
         f"--cgroup: {directory}: no control group with a controller",
-        hint="the line that begins with 0:: in /proc/PID/cgroup names one",
+        hint=_HINT,
     )
 
 

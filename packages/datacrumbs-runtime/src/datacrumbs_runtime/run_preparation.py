@@ -14,7 +14,7 @@ from datacrumbs_runtime.cgroups import find_cgroup
 from datacrumbs_runtime.custom.attaching import attach_custom, forbidden, split_off
 from datacrumbs_runtime.custom.host import CustomProbe
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
-from datacrumbs_runtime.errors import AttachError, UsageError
+from datacrumbs_runtime.errors import AttachError, SigningError, TraceError, UsageError
 from datacrumbs_runtime.known_failures import KnownFailures
 from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.schema.probe_document import probe_file_from_document
@@ -113,10 +113,7 @@ def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:
     """
     config, path = request.config, request.probe_file
     account = wanted_user(config)
-    # Without a user the path is root's own word.
-    reader = account or account_of_uid(0)
-    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
-    data = read_as_user(reader, path, MAX_DOCUMENT_BYTES, timeout_s=limit_s)
+    data = _content(config, account, path)
     if config.disable_probe_signing and request.system.root_only:
         logger.warning(
             "%s: NOT VERIFIED: DATACRUMBS_DISABLE_PROBE_SIGNING is set in %s",
@@ -141,6 +138,18 @@ def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:
         keys = load_keys(config.install_data_dir)
         probe_file = verify_bytes(data, path, keys, expected)
     return probe_file, account or _signed_user(probe_file, path)
+
+
+def _content(config: SiteConfig, account: Account | None, path: str) -> bytes:
+    # Without a user the path is root's own word.
+    reader = account or account_of_uid(0)
+    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
+    try:
+        return read_as_user(reader, path, MAX_DOCUMENT_BYTES, timeout_s=limit_s)
+    except SigningError as error:
+        made = "datacrumbs_probe_configurator makes probe files"
+        hint = error.hint or (f"{account.user} must be able to read it" if account else made)
+        raise SigningError(str(error), hint=hint) from error
 
 
 def _signed_user(probe_file: ProbeFile, where: str) -> Account:
@@ -299,11 +308,15 @@ def _engine(
     owner = Owner(account.uid, account.gid)
     place = Place(os.fspath(directory.path), name, owner, directory.account)
     identity = Identity(account.user, account.uid, account.gid, request.run_id, platform.node())
-    return Engine(
-        pinned,
-        directory.path / name,
-        identity,
-        settings,
-        described_as=signed,
-        place=place,
-    )
+    try:
+        return Engine(
+            pinned,
+            directory.path / name,
+            identity,
+            settings,
+            described_as=signed,
+            place=place,
+        )
+    except TraceError as error:
+        hint = error.hint or "DATACRUMBS_TRACE_DIR_PATTERN says where traces go"
+        raise TraceError(str(error), hint=hint) from error
