@@ -1,5 +1,6 @@
 """Functions of the kernel in a virtual machine, where this one cannot be probed as others can."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,7 @@ def test_kernel_functions_are_recorded_on_a_kernel_with_multi_links() -> None:
         pytest.skip("this kernel has multi links itself")
     run = subprocess.run(
         [TOOL, "--short"],
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(Path.home()),
-            "PYTHON": sys.executable,
-        },
+        env={**os.environ, "PYTHON": sys.executable},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
