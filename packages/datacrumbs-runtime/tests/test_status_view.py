@@ -142,6 +142,22 @@ def test_rates_are_differences_of_two_statuses() -> None:
     assert rates.of(item) == rate
 
 
+def test_rates_last_over_an_interval_in_which_nothing_was_counted() -> None:
+    rates = Rates()
+    for factor, updated in ((1, 1000.0), (3, 1001.0), (3, 1002.0)):
+        rates.update(status("1", factor=factor, updated=updated))
+    rate = rates.of(status("1")["functions"][0])
+    assert rate is not None
+    assert rate.calls == 1000.0
+
+
+def test_counted_calls_have_no_files() -> None:
+    document = status("1", counted=7, files=[])
+    one = KnownRun("1", 1, True, True, document)
+    text = "\n".join(rendered(still_view([one], 120, in_detail=True), 120))
+    assert "counted calls name no files" in text
+
+
 def test_another_run_of_the_same_id_has_no_rate_yet() -> None:
     rates = Rates()
     rates.update(status("1", updated=1000.0))

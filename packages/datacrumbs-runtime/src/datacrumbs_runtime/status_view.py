@@ -1,6 +1,7 @@
 """The runs of a node on a terminal: an overview, and of a run what it did and does."""
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ _NO_LOSSES = frozenset({"offered", "written", "entered", "counted"})
 # Lines of the live view that are not rows of functions or files.
 _FRAME_LINES = 10
 _MIN_ROWS = 1
+_STATUSES_OF_A_RATE = 4
 
 
 class Rate(NamedTuple):
@@ -41,25 +43,29 @@ class Rate(NamedTuple):
 
 
 class Rates:
-    """What the functions and files of a run did between its two newest statuses."""
+    """What the functions and files of a run did of late: over its newest statuses.
+
+    Over several, because counted calls come by the interval.
+    """
 
     def __init__(self) -> None:
-        self._status: Mapping[str, Any] | None = None
+        self._statuses: deque[Mapping[str, Any]] = deque(maxlen=_STATUSES_OF_A_RATE)
         self._rates: dict[tuple[str, ...], Rate] = {}
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Take a status; the same one again changes nothing."""
-        before = self._status
-        if before is not None and before["updated"] == status["updated"]:
+        statuses = self._statuses
+        if statuses and statuses[-1]["updated"] == status["updated"]:
             return
-        self._status = status
+        if statuses and statuses[-1]["since"] != status["since"]:
+            # Another run of the same id.
+            statuses.clear()
+        statuses.append(status)
         self._rates = {}
-        if before is None or before["since"] != status["since"]:
-            return
-        elapsed_s = status["updated"] - before["updated"]
+        elapsed_s = status["updated"] - statuses[0]["updated"]
         if elapsed_s <= 0:
             return
-        old = dict(_items(before))
+        old = dict(_items(statuses[0]))
         for key, item in _items(status):
             # A name that was not among the busiest before: how often it was called is not known.
             then = old.get(key)
@@ -149,7 +155,7 @@ class LiveView:
         function_rows = max(_MIN_ROWS, rows - len(files))
         functions = rates.busiest(status["functions"])[:function_rows]
         parts += [Text(), _functions(functions, width, rates)]
-        parts += [Text(), _files(files, width, rates)]
+        parts += [Text(), _files(files, width, rates, counted=status["counted"])]
         return parts
 
 
@@ -228,7 +234,7 @@ def _details(status: Mapping[str, Any], width: int) -> list[RenderableType]:
     if status["failures"]:
         parts += [Text(), _failed(status)]
     parts += [Text(), _functions(status["functions"], width, None)]
-    parts += [Text(), _files(status["files"], width, None)]
+    parts += [Text(), _files(status["files"], width, None, counted=status["counted"])]
     return parts
 
 
@@ -289,7 +295,9 @@ def _times(item: Mapping[str, Any]) -> tuple[str, str, str]:
     return (shown_time(item["time_ns"]), shown_time(item["p50_ns"]), shown_time(item["p99_ns"]))
 
 
-def _files(files: Sequence[Mapping[str, Any]], width: int, rates: Rates | None) -> RenderableType:
+def _files(
+    files: Sequence[Mapping[str, Any]], width: int, rates: Rates | None, *, counted: int
+) -> RenderableType:
     titles: tuple[str, ...] = ("calls", "total", "bytes")
     if rates is not None:
         titles = ("calls/s", "MiB/s", *titles)
@@ -304,6 +312,8 @@ def _files(files: Sequence[Mapping[str, Any]], width: int, rates: Rates | None) 
             calls, _, moved = _rate_cells(rates.of(item))
             row = (calls, moved, *row)
         named.append((item["path"], row))
+    if not named and counted:
+        return Text("busiest files: none, as counted calls name no files", style="dim")
     return _busiest("busiest files", titles, named, width)
 
 
