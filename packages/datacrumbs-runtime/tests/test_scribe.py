@@ -236,6 +236,16 @@ def test_a_file_that_is_lost_with_the_process_is_begun_anew(tmp_path: Path) -> N
     assert gzip.decompress((tmp_path / "t-2.pfw.gz").read_bytes()) == b"[\nsecond\n"
 
 
+def test_a_file_that_was_lost_before_anything_was_written_begins_once(tmp_path: Path) -> None:
+    before = children()
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        (pid,) = children() - before
+        (tmp_path / "t.pfw.gz").unlink()
+        os.kill(pid, signal.SIGKILL)
+        writer.write(b"[\nfirst\n")
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == b"[\nfirst\n"
+
+
 def test_whoever_is_killed_again_and_again_is_not_replaced_for_ever(tmp_path: Path) -> None:
     before = children()
     expected = b""

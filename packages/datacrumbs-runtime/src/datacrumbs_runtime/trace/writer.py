@@ -154,10 +154,9 @@ class TraceWriter:
     def _close_member(self) -> None:
         if not self._lines:
             return
-        text = self._lines[0] if len(self._lines) == 1 else b"".join(self._lines)
+        self._waiting.add(self._lines[0] if len(self._lines) == 1 else b"".join(self._lines))
         self._lines.clear()
         self._lines_bytes = 0
-        self._waiting.add(text)
 
     # ---- members to the file
 
@@ -210,8 +209,9 @@ class TraceWriter:
     def _take_created(self, answer: Answer) -> None:
         self._needed = None
         if self._file is not None:
-            logger.warning("%s is gone; what follows is in %s", self._file.name, answer.file)
-            self._waiting.begin_anew()
+            logger.warning("%s is gone; what follows is in a new file", self._file.name)
+            if self._members:
+                self._waiting.begin_anew()
         self._file, self._file_bytes, self._members = answer.file, 0, 0
 
     def _take_written(self, count: int, answer: Answer) -> None:
