@@ -227,7 +227,7 @@ class TraceWriter:
     def _replace_scribe(self) -> None:
         """The other process was killed: another takes over, from the last whole member on."""
         logger.warning("%s: the process that wrote it is gone; another takes over", self.name)
-        self._scribe.close(0.0)
+        self._scribe.close(HURRIED_WAIT_S)
         self._asked.clear()
         self._scribes += 1
         again = self._settings.other_process and self._scribes <= MAX_SCRIBES
