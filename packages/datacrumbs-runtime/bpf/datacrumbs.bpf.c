@@ -13,6 +13,8 @@
 #include "values.bpf.h"
 #include "calls.bpf.h"
 #include "system_calls.bpf.h"
+#include "frames.bpf.h"
+#include "sessions.bpf.h"
 #include "functions.bpf.h"
 #include "tracepoints.bpf.h"
 
