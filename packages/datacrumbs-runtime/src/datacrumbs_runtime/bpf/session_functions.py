@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from datacrumbs_runtime.bpf.libbpf import BTF_KIND_FUNC, Btf
 
-# The function, and what has its older declaration: see bpf/functions.bpf.h.
+# The function, and what has its older declaration: see bpf/sessions.bpf.h.
 _FUNCTIONS = {
     "bpf_session_cookie": "dc_older_session_cookie",
     "bpf_session_is_return": "dc_older_session_is_return",
