@@ -110,11 +110,11 @@ def run(request: RunRequest) -> int:
                 for probe in prepared.custom:
                     probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
                 status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
+                lost = LostFunctions(engine, prepared.report, status)
                 files.write_status(status.document("recording"), status.reader_uid)
                 files.announce()
         _say_ready(request, prepared)
         outcomes.begin()
-        lost = LostFunctions(engine, prepared.report, status)
         ended_by = _record(engine, signals, files, status, lost)
         with (
             limit.within(STOP_LIMIT_S, f"stopping run {request.run_id}"),

@@ -4,12 +4,17 @@ import logging
 import time
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
+from datacrumbs_runtime.bpf.features import Tier
+from datacrumbs_runtime.bpf.kernel_symbols import symbol_list
 from datacrumbs_runtime.bpf.module_watch import ModuleWatch
 from datacrumbs_runtime.engine import Engine
 from datacrumbs_runtime.run_status import RunStatus
 from datacrumbs_runtime.trace.trace_lines import metadata_line
 
 logger = logging.getLogger(__name__)
+
+# The ways of attaching that leave a module free to go.
+WITHOUT_MODULE = frozenset({Tier.KPROBE_TRACEFS.value, Tier.KPROBE_PERF.value})
 
 
 class LostFunctions:
@@ -25,12 +30,16 @@ class LostFunctions:
         self._engine = engine
         self._status = status
         self._functions = engine.registry.functions
+        if not WITHOUT_MODULE.intersection(report.tiers.get("kprobe", "").split(",")):
+            self._watch = ModuleWatch((), b"")
+            return
         failed = {(failure.category, failure.function) for failure in report.failures}
-        self._watch = ModuleWatch(
+        attached = (
             target
             for target in engine.registry.kprobes
             if (self._functions[target.index].category, target.name) not in failed
         )
+        self._watch = ModuleWatch(attached, symbol_list())
 
     def check(self) -> None:
         """Look whether there are any since the last call."""

@@ -1,5 +1,6 @@
 """The kernel's functions: where they are, and which of them can be traced."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,30 @@ from datacrumbs_runtime.bpf.tracefs_events import event_directory
 from datacrumbs_runtime.errors import KernelError
 
 KALLSYMS = Path("/proc/kallsyms")
+_STANDARD_INPUT = 0
 
 _FUNCTION = re.compile(rb"^([0-9a-f]+) [tTwW] (\S+)", re.MULTILINE)
+
+
+def symbol_list() -> bytes:
+    """Return the kernel's list of its symbols.
+
+    The kernel tells their addresses to whoever could read its log when he opened the list. The
+    service may not; it gets the list as standard input, opened by its manager.
+
+    Raises:
+        OSError: There is no list of symbols.
+    """
+    try:
+        is_given = Path(f"/proc/self/fd/{_STANDARD_INPUT}").readlink().name == KALLSYMS.name
+    except OSError:
+        is_given = False
+    if not is_given:
+        return KALLSYMS.read_bytes()
+    # The descriptor stays as it is: somebody may ask again.
+    os.lseek(_STANDARD_INPUT, 0, os.SEEK_SET)
+    with open(_STANDARD_INPUT, "rb", buffering=0, closefd=False) as file:
+        return file.read()
 
 
 def function_addresses(symbols: Iterable[str]) -> dict[str, list[int]]:
@@ -25,7 +48,7 @@ def function_addresses(symbols: Iterable[str]) -> dict[str, list[int]]:
     """
     wanted = {symbol.encode() for symbol in symbols}
     found: dict[str, list[int]] = defaultdict(list)
-    for address, name in _FUNCTION.findall(KALLSYMS.read_bytes()):
+    for address, name in _FUNCTION.findall(symbol_list()):
         if name in wanted:
             found[name.decode()].append(int(address, 16))
     return found

@@ -5,15 +5,18 @@ perf do not: the kernel drops their probes with the module, says nothing, and do
 when the module is loaded again.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from datacrumbs_runtime.bpf.kernel_symbols import KALLSYMS
 from datacrumbs_runtime.bpf.targets import KprobeTarget
 
 MODULES = Path("/sys/module")
+
+# Symbols of the kernel itself have no module behind their name.
+_OF_MODULE = re.compile(rb"^[0-9a-f]+ [tTwW] (\S+)\t\[(\S+)\]$", re.MULTILINE)
 
 
 class Unloaded(NamedTuple):
@@ -28,29 +31,21 @@ class ModuleWatch:
 
     Args:
         targets: Functions that are attached, of modules or not.
-        kallsyms: The kernel's symbols.
+        symbols: The kernel's list of its symbols.
         modules: Directory with one entry for each loaded module.
     """
 
     def __init__(
-        self,
-        targets: Iterable[KprobeTarget],
-        kallsyms: Path = KALLSYMS,
-        modules: Path = MODULES,
+        self, targets: Iterable[KprobeTarget], symbols: bytes, modules: Path = MODULES
     ) -> None:
         self._directory = modules
+        module_of = {
+            symbol.decode(): module.decode() for symbol, module in _OF_MODULE.findall(symbols)
+        }
         self._targets: dict[str, list[KprobeTarget]] = defaultdict(list)
-        by_symbol: dict[str, list[KprobeTarget]] = defaultdict(list)
         for target in targets:
-            by_symbol[target.symbol].append(target)
-        if by_symbol:
-            with kallsyms.open() as lines:
-                for line in lines:
-                    # Symbols of the kernel itself have no module behind their name.
-                    if line.endswith("]\n"):
-                        _, _, symbol, module, *_ = line.split()
-                        if symbol in by_symbol:
-                            self._targets[module.strip("[]")] += by_symbol.pop(symbol)
+            if target.symbol in module_of:
+                self._targets[module_of[target.symbol]].append(target)
         self._loaded = {module: self._identity(module) for module in self._targets}
 
     def unloaded(self) -> list[Unloaded]:
