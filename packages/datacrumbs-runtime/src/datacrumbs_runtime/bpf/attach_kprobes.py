@@ -45,7 +45,7 @@ def programs_of(tier: Tier) -> dict[str, int | None]:
 
 def attach_functions(
     loaded: Loaded, links: Links, tiers: Sequence[Tier], targets: Sequence[KprobeTarget]
-) -> dict[int, str]:
+) -> tuple[dict[int, str], list[Tier]]:
     """Attach to entry and return of kernel functions.
 
     Args:
@@ -56,10 +56,12 @@ def attach_functions(
         targets: The functions.
 
     Returns:
-        Why a function is not attached, by its number: the reason of the first tier.
+        Why a function is not attached, by its number: the reason of the first tier; and the tiers
+        that took any.
     """
     waiting, unknown = locate(targets)
     reasons: dict[int, str] = {}
+    used: list[Tier] = []
     for tier in tiers:
         if not waiting:
             break
@@ -69,9 +71,11 @@ def attach_functions(
             refused = [(target, str(error)) for target in waiting]
         for target, reason in refused:
             reasons.setdefault(target.index, reason)
+        if len(refused) < len(waiting):
+            used.append(tier)
         waiting = [target for target, _ in refused]
     failed = {target.index: reasons[target.index] for target in waiting}
-    return failed | {target.index: reason for target, reason in unknown}
+    return failed | {target.index: reason for target, reason in unknown}, used
 
 
 def _attach_session(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:

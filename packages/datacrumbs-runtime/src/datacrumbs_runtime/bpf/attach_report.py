@@ -21,7 +21,8 @@ class AttachReport:
         requested: How many functions the probe file names.
         attached: How many are recorded.
         failures: The others, and functions of client libraries through which nobody can register.
-        tiers: The tier in use by kind of probe, such as ``uprobe.session`` for ``uprobe``.
+        tiers: The tier in use by kind of probe, such as ``uprobe.session`` for ``uprobe``; several
+            with commas between them where one refused functions that the next took.
         duration_ns: How long it took.
     """
 

@@ -204,10 +204,11 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
         refusals |= dict.fromkeys(missing, chosen.refusals.get("uprobe", ""))
         unregistrable = dict.fromkeys(chosen.client_libraries, chosen.refusals.get("uprobe", ""))
     if chosen.kprobe_tiers:
-        tiers["kprobe"] = chosen.kprobe_tiers[0].value
-        refusals |= attach_kprobes.attach_functions(
+        refused, used = attach_kprobes.attach_functions(
             loaded, links, chosen.kprobe_tiers, registry.kprobes
         )
+        refusals |= refused
+        tiers["kprobe"] = ",".join(tier.value for tier in used or chosen.kprobe_tiers[:1])
     else:
         missing = {target.index for target in registry.kprobes}
         refusals |= dict.fromkeys(missing, chosen.refusals.get("kprobe", ""))
