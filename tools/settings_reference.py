@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from datacrumbs_runtime.schema.site_config import Group, Setting, settings
+from datacrumbs_runtime.schema.setting import Group, Setting
+from datacrumbs_runtime.schema.site_config import settings
 
 INTRODUCTION = {
     Group.INSTALLATION: "Facts of the installation, fixed when it is made.",

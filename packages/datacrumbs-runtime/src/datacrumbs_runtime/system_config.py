@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.setting import Group
 from datacrumbs_runtime.schema.site_config import (
-    Group,
     SiteConfig,
     parse_setting,
     setting_of,

@@ -17,7 +17,8 @@ from datacrumbs_runtime.cli import CONTEXT_SETTINGS, examples, run_command
 from datacrumbs_runtime.errors import DatacrumbsError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.run_id import check_run_id, choose_run_id
-from datacrumbs_runtime.schema.site_config import Group, SiteConfig, settings
+from datacrumbs_runtime.schema.setting import Group
+from datacrumbs_runtime.schema.site_config import SiteConfig, settings
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
     read_system_configuration,

@@ -11,7 +11,8 @@ from datacrumbs_runtime import __version__
 from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, examples, run_command
 from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
-from datacrumbs_runtime.schema.site_config import Group, settings
+from datacrumbs_runtime.schema.setting import Group
+from datacrumbs_runtime.schema.site_config import settings
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
     read_system_configuration,

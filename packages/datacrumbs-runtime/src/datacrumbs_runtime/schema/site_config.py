@@ -8,56 +8,21 @@ has its default.
 
 import os
 import re
-import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema import setting_types
+from datacrumbs_runtime.schema.found_defaults import default_libc, default_scheduler
+from datacrumbs_runtime.schema.setting import Group, Setting, fact_field, setting_field
 from datacrumbs_runtime.schema.setting_types import Scheduler
 
 PREFIX = "DATACRUMBS_"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-
-
-class Group(Enum):
-    """Where a setting is at home."""
-
-    INSTALLATION = "installation"
-    """Facts of this installation, fixed when it is made."""
-    SITE = "site"
-    """What the administrator decides, once for all runs."""
-    RUN = "run"
-    """Defaults of a run, which its options can change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key.
-
-    Attributes:
-        name: The attribute of :class:`SiteConfig`.
-        key: The name in files and in the environment.
-        group: Where it is at home.
-        meaning: One sentence for the documentation.
-        default: Its default as text; ``{name}`` stands for another setting.
-        from_environment: Whether a variable of this name in the environment wins over the file.
-        parse: From text to value.
-        type_name: What kind of value it is, for the documentation.
-    """
-
-    name: str
-    key: str
-    group: Group
-    meaning: str
-    default: Callable[[], str]
-    from_environment: bool
-    parse: Callable[[str], Any]
-    type_name: str
 
 
 def site_of(hostname: str) -> str:
@@ -66,90 +31,47 @@ def site_of(hostname: str) -> str:
     return "".join(character for character in short if not character.isdigit()) or short
 
 
-def default_scheduler() -> str:
-    """Return the scheduler whose programs are on this machine."""
-    search = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/bin", "/usr/local/bin"))
-    for program, scheduler in (("flux", Scheduler.FLUX), ("sbatch", Scheduler.SLURM)):
-        if shutil.which(program, path=search):
-            return scheduler.value
-    return Scheduler.NONE.value
-
-
-def default_libc() -> str:
-    """Return the C library that programs on this machine use."""
-    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-        path = line.partition("/")[2]
-        if re.search(r"(^|/)libc(\.so\.6|-[0-9.]+\.so)$", path):
-            return f"/{path}"
-    return "/lib64/libc.so.6"
-
-
-def _setting(
-    group: Group,
-    default: str | Callable[[], str],
-    meaning: str,
-    parse: Callable[[str], Any],
-    type_name: str,
-    *,
-    environment: bool = False,
-) -> Any:
-    return field(
-        metadata={
-            "group": group,
-            "default": default if callable(default) else lambda: default,
-            "meaning": meaning,
-            "parse": parse,
-            "type_name": type_name,
-            "environment": environment,
-        }
-    )
-
-
-def _fact(default: str | Callable[[], str], meaning: str) -> Any:
-    return _setting(Group.INSTALLATION, default, meaning, setting_types.absolute_path, "path")
-
-
 @dataclass(frozen=True, slots=True)
 class SiteConfig:
     """The settings of an installation, each checked; see :func:`settings` for what they mean."""
 
-    install_prefix: Path = _fact("/usr/local", "Where DataCrumbs is installed.")
-    install_host: str = _setting(
+    install_prefix: Path = fact_field("/usr/local", "Where DataCrumbs is installed.")
+    install_host: str = setting_field(
         Group.INSTALLATION,
         lambda: site_of(socket.gethostname()),
         "Host name in names of files: without digits, so that login1 and login2 share them.",
         setting_types.name,
         "name",
     )
-    install_user: str = _setting(
+    install_user: str = setting_field(
         Group.INSTALLATION, "root", "Who owns the installation.", setting_types.name, "name"
     )
-    install_bin_dir: Path = _fact("{install_prefix}/bin", "Commands for users.")
-    install_sbin_dir: Path = _fact("{install_prefix}/sbin", "Commands for root.")
-    install_lib_dir: Path = _fact("{install_prefix}/lib", "The client library.")
-    install_libexec_dir: Path = _fact(
+    install_bin_dir: Path = fact_field("{install_prefix}/bin", "Commands for users.")
+    install_sbin_dir: Path = fact_field("{install_prefix}/sbin", "Commands for root.")
+    install_lib_dir: Path = fact_field("{install_prefix}/lib", "The client library.")
+    install_libexec_dir: Path = fact_field(
         "{install_prefix}/libexec/datacrumbs", "The Python environment of the commands."
     )
-    install_etc_dir: Path = _fact("{install_prefix}/etc/datacrumbs", "Configuration.")
-    install_configs_dir: Path = _fact("{install_etc_dir}/configs", "Host configurations.")
-    install_data_dir: Path = _fact(
+    install_etc_dir: Path = fact_field("{install_prefix}/etc/datacrumbs", "Configuration.")
+    install_configs_dir: Path = fact_field("{install_etc_dir}/configs", "Host configurations.")
+    install_data_dir: Path = fact_field(
         "{install_prefix}/share/datacrumbs/data",
         "This system configuration, the keys, the status databases.",
     )
-    install_modules_dir: Path = _fact(
+    install_modules_dir: Path = fact_field(
         "{install_etc_dir}/lmod/modulefiles", "Files for environment modules."
     )
-    install_probe_objects_dir: Path = _fact(
+    install_probe_objects_dir: Path = fact_field(
         "{install_libexec_dir}/probes",
         "Custom probes: the only place that they are loaded from.",
     )
-    install_runstatedir: Path = _fact("/var/run", "Where files of running programs are.")
-    client_lib: Path = _fact(
+    install_runstatedir: Path = fact_field("/var/run", "Where files of running programs are.")
+    client_lib: Path = fact_field(
         "{install_lib_dir}/libdatacrumbs_client.so",
         "The library through which programs register with a run.",
     )
 
-    trace_dir_pattern: str = _setting(
+    trace_dir_pattern: str = setting_field(
         Group.SITE,
         "/var/log/datacrumbs/traces/%YY%/%MM%/%DD%",
         "Where traces go. %YY% %MM% %DD% are the local date, two digits each; %USER%, %RUN_ID% "
@@ -158,14 +80,14 @@ class SiteConfig:
         "path pattern",
         environment=True,
     )
-    job_scheduler: Scheduler = _setting(
+    job_scheduler: Scheduler = setting_field(
         Group.SITE,
         default_scheduler,
         "Which scheduler starts runs: FLUX, SLURM or NONE.",
         setting_types.scheduler,
         "FLUX, SLURM, NONE",
     )
-    job_id_var: str = _setting(
+    job_id_var: str = setting_field(
         Group.SITE,
         "{job_id_var}",
         "The environment variable that holds the job id, from which a run takes its id.",
@@ -173,21 +95,21 @@ class SiteConfig:
         "variable",
         environment=True,
     )
-    server_run_dir: Path = _setting(
+    server_run_dir: Path = setting_field(
         Group.SITE,
         "{install_runstatedir}/datacrumbs",
         "Files of the runs on a node: ready, pid, status, env, socket of the signer.",
         setting_types.absolute_path,
         "path",
     )
-    server_run_id_file: Path = _setting(
+    server_run_id_file: Path = setting_field(
         Group.SITE,
         "{server_run_dir}/datacrumbs.runid",
         "Holds the id of the newest run, without a newline.",
         setting_types.absolute_path,
         "path",
     )
-    log_dir: Path = _setting(
+    log_dir: Path = setting_field(
         Group.SITE,
         "/var/log/datacrumbs",
         "Logs of runs that the service manager started.",
@@ -195,7 +117,7 @@ class SiteConfig:
         "path",
         environment=True,
     )
-    user: str = _setting(
+    user: str = setting_field(
         Group.SITE,
         "",
         "Whose processes a run records. Empty: the user for whom the probe file was signed.",
@@ -203,14 +125,14 @@ class SiteConfig:
         "name",
         environment=True,
     )
-    kernel_uname_r: str = _setting(
+    kernel_uname_r: str = setting_field(
         Group.SITE,
         lambda: os.uname().release,
         "The kernel that the site's host configurations are made for.",
         setting_types.text,
         "text",
     )
-    kernel_headers_path: str = _setting(
+    kernel_headers_path: str = setting_field(
         Group.SITE,
         "/usr/src/kernels/{kernel_uname_r}",
         "Headers of the kernel, for host configurations that name functions by header. "
@@ -219,7 +141,7 @@ class SiteConfig:
         "path",
         environment=True,
     )
-    libc_so: Path = _setting(
+    libc_so: Path = setting_field(
         Group.SITE,
         default_libc,
         "The C library, for host configurations.",
@@ -227,7 +149,7 @@ class SiteConfig:
         "path",
         environment=True,
     )
-    disable_probe_signing: bool = _setting(
+    disable_probe_signing: bool = setting_field(
         Group.SITE,
         "0",
         "1: probe files without a valid signature are accepted. Honoured only if this file and its "
@@ -235,21 +157,21 @@ class SiteConfig:
         setting_types.flag,
         "0 or 1",
     )
-    max_runtime_functions: int = _setting(
+    max_runtime_functions: int = setting_field(
         Group.SITE,
         "16384",
         "How many functions one probe file may have.",
         setting_types.whole(1, 1 << 20),
         "count",
     )
-    custom_probes: bool = _setting(
+    custom_probes: bool = setting_field(
         Group.SITE,
         "0",
         "1: custom probes of DATACRUMBS_INSTALL_PROBE_OBJECTS_DIR may be compiled and loaded.",
         setting_types.flag,
         "0 or 1",
     )
-    start_timeout_s: float = _setting(
+    start_timeout_s: float = setting_field(
         Group.SITE,
         "5",
         "A run that is not ready by then gives up.",
@@ -257,7 +179,7 @@ class SiteConfig:
         "seconds",
         environment=True,
     )
-    server_load_timeout: int = _setting(
+    server_load_timeout: int = setting_field(
         Group.SITE,
         "600",
         "How many seconds others wait for the ready file of a run.",
@@ -266,7 +188,7 @@ class SiteConfig:
         environment=True,
     )
 
-    inclusion_paths: tuple[Path, ...] = _setting(
+    inclusion_paths: tuple[Path, ...] = setting_field(
         Group.RUN,
         "",
         "Only calls about files below these directories are kept (separated by colons). "
@@ -275,7 +197,7 @@ class SiteConfig:
         "paths",
         environment=True,
     )
-    mode: str = _setting(
+    mode: str = setting_field(
         Group.RUN,
         "trace",
         "trace: one event per call; profile: sums per function, process and interval.",
@@ -283,7 +205,7 @@ class SiteConfig:
         "trace, profile",
         environment=True,
     )
-    ring_buffer_bytes: int = _setting(
+    ring_buffer_bytes: int = setting_field(
         Group.RUN,
         "16M",
         "Ring buffer of each CPU.",
@@ -291,7 +213,7 @@ class SiteConfig:
         "size",
         environment=True,
     )
-    strings_buffer_bytes: int = _setting(
+    strings_buffer_bytes: int = setting_field(
         Group.RUN,
         "8M",
         "Ring buffer of texts and paths.",
@@ -299,7 +221,7 @@ class SiteConfig:
         "size",
         environment=True,
     )
-    threshold_ns: int = _setting(
+    threshold_ns: int = setting_field(
         Group.RUN,
         "0",
         "Calls shorter than this many nanoseconds are summed per function instead of written.",
@@ -307,7 +229,7 @@ class SiteConfig:
         "nanoseconds",
         environment=True,
     )
-    profile_interval_s: float = _setting(
+    profile_interval_s: float = setting_field(
         Group.RUN,
         "1",
         "Length of an interval in profile mode.",
@@ -315,7 +237,7 @@ class SiteConfig:
         "seconds",
         environment=True,
     )
-    string_capture_bytes: int = _setting(
+    string_capture_bytes: int = setting_field(
         Group.RUN,
         "64",
         "Longest captured text of a char * argument; paths are always whole.",
@@ -323,7 +245,7 @@ class SiteConfig:
         "bytes",
         environment=True,
     )
-    throttle_calls_per_s: int = _setting(
+    throttle_calls_per_s: int = setting_field(
         Group.RUN,
         "2000000",
         "A function called more often than this is counted instead of traced until it calms down; "
@@ -332,14 +254,14 @@ class SiteConfig:
         "calls per second",
         environment=True,
     )
-    kernel_threads: bool = _setting(
+    kernel_threads: bool = setting_field(
         Group.RUN,
         "0",
         "1: probes of the kernel also record its own threads, whoever they work for.",
         setting_types.flag,
         "0 or 1",
     )
-    max_tier: str = _setting(
+    max_tier: str = setting_field(
         Group.RUN,
         "",
         "The best way of attaching that is tried, such as uprobe.multi; several with commas. "
@@ -348,7 +270,7 @@ class SiteConfig:
         "tiers",
         environment=True,
     )
-    log_level: str = _setting(
+    log_level: str = setting_field(
         Group.RUN,
         "info",
         "debug, info, warning or error.",
