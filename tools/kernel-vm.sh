@@ -74,19 +74,20 @@ check() {
 	command -v script >/dev/null || skip "no script" "apt-get install bsdutils"
 }
 
-# Print what makes vng emulate the processor, where it must.
-acceleration() {
+# What makes vng emulate the processor, where it must. In one thread: with one for each processor a
+# kernel that changes its code, as attaching does, sometimes dies of a breakpoint that is gone.
+find_acceleration() {
 	local runs=0
 	(
 		timeout 3 qemu-system-x86_64 -accel kvm -cpu host -display none -serial none -monitor none -S
 		exit $?
 	) >/dev/null 2>&1 || runs=$?
 	# A machine that does nothing runs until it is stopped, unless KVM is there in name only.
-	[[ $runs == 124 ]] || echo --disable-kvm
+	[[ $runs == 124 ]] || ACCELERATION=(--disable-kvm --qemu-opts='-accel tcg,thread=single')
 }
 
 run_on() { # KERNEL PYTEST-ARGUMENT...
-	local kernel=$1 arguments command log status
+	local kernel=$1 arguments command log machine status
 	shift
 	arguments=$(printf ' %q' "$@")
 	command="PYTHON=$(printf %q "$PYTHON") PYTHONPATH=$(printf %q "${PYTHONPATH-}")"
@@ -94,8 +95,9 @@ run_on() { # KERNEL PYTEST-ARGUMENT...
 	log=$(mktemp)
 	printf 'kernel-vm: %s\n' "$kernel"
 	# vng needs a terminal, and it does not pass on the status of what it runs.
-	timeout "$LIMIT_S" script -qefc "vng --verbose --force-9p -r $(printf %q "$kernel") $ACCELERATION \
-		--cpus 2 --memory 2G --user root -- $(printf %q "$command")" "$log" </dev/null |
+	machine=$(printf '%q ' vng --verbose --force-9p -r "$kernel" "${ACCELERATION[@]}" \
+		--cpus 2 --memory 2G --user root -- "$command")
+	timeout "$LIMIT_S" script -qefc "$machine" "$log" </dev/null |
 		grep --line-buffered -vE "$KERNEL_LINE" || true
 	status=$(sed -n 's/^kernel-vm: .*: status \([0-9]*\).*/\1/p' "$log" | tail -n 1)
 	if [[ -z $status ]]; then
@@ -156,7 +158,8 @@ esac
 ((${#chosen[@]})) || skip "no kernel in /boot" "apt-get install linux-image-amd64, or tools/fetch-kernel.sh"
 [[ $mode != --check ]] || exit 0
 ((${#arguments[@]})) || arguments=("${tests[@]}")
-ACCELERATION=$(acceleration)
+ACCELERATION=()
+find_acceleration
 SUMMARIES=()
 failed=0
 for kernel in "${chosen[@]}"; do
