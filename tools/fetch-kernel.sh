@@ -28,7 +28,8 @@ fail() { # WHERE WHAT
 }
 
 list() {
-	find "$DIRECTORY" -mindepth 3 -maxdepth 3 -path '*/boot/vmlinuz-*' 2>/dev/null | sort -V
+	[[ -d $DIRECTORY ]] || return 0
+	find "$DIRECTORY" -mindepth 3 -maxdepth 3 -path '*/boot/vmlinuz-*' | sort -V
 }
 
 # Where the machine's apt has Debian itself: not its security updates, nor somebody else's packages.
