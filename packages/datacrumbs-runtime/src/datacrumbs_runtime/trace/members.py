@@ -1,7 +1,6 @@
 """What is in the gzip members of a trace: calls, and metadata that is kept longer than them."""
 
 import errno
-import gzip
 import os
 import zlib
 
@@ -10,6 +9,7 @@ from datacrumbs_runtime.trace.trace_lines import json_line
 # Readers do not care about metadata's place but need it: what hashes stand for.
 _METADATA = b'"ph":"M"'
 _CALL = b'"ph":"X"'
+_GZIP = zlib.MAX_WBITS | 16
 FIRST_LINE = b"[\n"
 # What the kernel says when there is no room left.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -49,9 +49,10 @@ def unwritten_line(calls: int) -> bytes:
 
 def compress(text: bytes) -> bytes:
     """Return a gzip member, with the standard library alone."""
-    return gzip.compress(text, 1, mtime=0)
+    compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+    return compressor.compress(text) + compressor.flush()
 
 
 def decompress(member: bytes) -> bytes:
     """Return the text of one gzip member, with the standard library alone."""
-    return zlib.decompress(member, zlib.MAX_WBITS | 16)
+    return zlib.decompress(member, wbits=_GZIP)

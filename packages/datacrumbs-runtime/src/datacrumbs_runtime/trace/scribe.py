@@ -1,6 +1,8 @@
 """Who writes to the trace file: another process, or this one if there can be no other."""
 
+import errno
 import logging
+import os
 import select
 import socket
 import subprocess
@@ -15,7 +17,11 @@ from datacrumbs_runtime.errors import ProcessError
 from datacrumbs_runtime.trace import scribe_program
 from datacrumbs_runtime.trace.scribe_messages import (
     MAX_ANSWER_BYTES,
-    TOKEN,
+    MEMORY,
+    PACKET,
+    PIECE,
+    REQUEST,
+    WRITE,
     Answer,
     Request,
     request_in_memory,
@@ -104,23 +110,37 @@ class OtherProcess:
         finally:
             there.close()
         self._socket = here
+        self._memory = -1
         self._answers = select.poll()
         self._answers.register(here, select.POLLIN)
 
     def send(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
-        """Hand it over as a file in memory."""
-        with open(request_in_memory(request, pieces), "rb", buffering=0) as file:  # noqa: PTH123
-            try:
-                # socket.send_fds() of older Pythons ignores flags.
-                descriptor = (
-                    socket.SOL_SOCKET,
-                    socket.SCM_RIGHTS,
-                    array("i", [file.fileno()]),
-                )
-                flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-                self._socket.sendmsg([TOKEN], [descriptor], flags)
-            except OSError as error:
-                raise ScribeGoneError from error
+        """Hand it over in memory. There is never more than one piece under way."""
+        if request.do == WRITE:
+            self._send_piece(pieces[0])
+            return
+        fd = request_in_memory(request, pieces)
+        try:
+            self._send(PACKET.pack(REQUEST, 0), fd)
+        finally:
+            os.close(fd)
+
+    def _send_piece(self, piece: bytes) -> None:
+        if self._memory < 0:
+            self._memory = os.memfd_create("datacrumbs-trace", os.MFD_CLOEXEC)
+            self._send(PACKET.pack(MEMORY, 0), self._memory)
+        if os.pwrite(self._memory, piece, 0) != len(piece):
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        self._send(PACKET.pack(PIECE, len(piece)))
+
+    def _send(self, packet: bytes, *descriptors: int) -> None:
+        # socket.send_fds() of older Pythons ignores flags.
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        try:
+            self._socket.sendmsg([packet], [rights] if descriptors else [], flags)
+        except OSError as error:
+            raise ScribeGoneError from error
 
     def answer(self, timeout_s: float) -> Answer | None:
         """Look whether the answer is there."""
@@ -137,6 +157,9 @@ class OtherProcess:
     def close(self, timeout_s: float) -> int | None:
         """Let the process end; wait for it, but not for ever."""
         self._socket.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

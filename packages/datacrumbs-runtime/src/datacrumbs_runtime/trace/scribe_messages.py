@@ -2,6 +2,7 @@
 
 A request is a file in memory: JSON, and pieces of data behind it. Only its descriptor goes through
 the socket, so that handing it over never waits, and what was handed over outlives the recorder.
+The frequent request, to write a piece, has one such file for all pieces, one after the other.
 """
 
 import json
@@ -21,7 +22,9 @@ CREATE, REOPEN, WRITE, FINISH, LAST_WORDS, DISCARD = (
     "last words",
     "discard",
 )
-TOKEN = b"R"
+# What goes through the socket: a kind and a length. A file in memory comes with the first two.
+PACKET = struct.Struct("=cQ")
+REQUEST, MEMORY, PIECE = b"R", b"M", b"P"
 MAX_ANSWER_BYTES = 16 << 10
 _LENGTH = struct.Struct("=Q")
 _MAX_MESSAGE = 2000

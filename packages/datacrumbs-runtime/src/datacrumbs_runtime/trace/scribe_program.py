@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +48,15 @@ class Hand:
 
     def do(self, request: Request, pieces: Sequence[bytes]) -> Answer:
         """Do it and tell what came of it."""
+        return self._answer(lambda: self._do(request, pieces))
+
+    def write(self, piece: bytes) -> Answer:
+        """Add a piece to the file and tell what came of it."""
+        return self._answer(lambda: self._write(piece))
+
+    def _answer(self, work: Callable[[], Answer]) -> Answer:
         try:
-            return self._do(request, pieces)
+            return work()
         except OSError as error:
             number = error.errno or errno.EIO
             return Answer(number, os.strerror(number))
@@ -60,11 +67,9 @@ class Hand:
         if request.do in (messages.CREATE, messages.REOPEN):
             self._file = TraceFile(request.place, request.file, request.size_bytes)
             return Answer(file=self._file.id)
-        file = self._file
-        if file is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        file = self._open_file()
         if request.do == messages.WRITE:
-            return self._write(file, pieces[0])
+            return self._write(pieces[0])
         if request.do == messages.FINISH:
             return self._finish(file, request, pieces)
         if request.do == messages.LAST_WORDS:
@@ -73,7 +78,13 @@ class Hand:
         file.remove()
         return self._close(file, Answer())
 
-    def _write(self, file: TraceFile, piece: bytes) -> Answer:
+    def _open_file(self) -> TraceFile:
+        if self._file is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._file
+
+    def _write(self, piece: bytes) -> Answer:
+        file = self._open_file()
         offset = file.size_bytes
         self._failed = piece
         is_another = file.write(piece)
@@ -86,7 +97,7 @@ class Hand:
         written, error_number, message = 0, 0, ""
         another = None
         for piece in (*failed, *pieces):
-            answer = self.do(Request(messages.WRITE, request.place), [piece])
+            answer = self.write(piece)
             if answer.error_number:
                 error_number, message = answer.error_number, answer.message
                 break
@@ -151,12 +162,19 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     hand = Hand()
+    memory = -1
     while True:
-        token, descriptors, _, _ = socket.recv_fds(connection, len(messages.TOKEN), 1)
-        if not token or not descriptors:
+        packet, descriptors, _, _ = socket.recv_fds(connection, messages.PACKET.size, 1)
+        if not packet:
             break
-        request, pieces = request_from_memory(descriptors[0])
-        answer = hand.do(request, pieces)
+        kind, length = messages.PACKET.unpack(packet)
+        if kind == messages.MEMORY:
+            (memory,) = descriptors
+            continue
+        if kind == messages.PIECE:
+            answer = hand.write(os.pread(memory, length, 0))
+        else:
+            answer = hand.do(*request_from_memory(descriptors[0]))
         # The recorder may be gone; what it handed over before is done all the same.
         with suppress(OSError):
             connection.send(answer.to_bytes(), socket.MSG_NOSIGNAL)

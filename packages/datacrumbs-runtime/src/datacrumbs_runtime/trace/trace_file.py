@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datacrumbs_runtime.signing.accounts import Account
+if TYPE_CHECKING:
+    from datacrumbs_runtime.signing.accounts import Account
 
 SUFFIX = ".pfw.gz"
 MAX_NAMES = 10_000
@@ -46,7 +47,7 @@ class Place:
     directory: str
     name: str
     owner: Owner | None = None
-    account: Account | None = None
+    account: "Account | None" = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -57,6 +58,9 @@ class Place:
         """Return what `to_dict` was called for."""
         owner, account = values["owner"], values["account"]
         if account is not None:
+            # Most of it is not needed otherwise.
+            from datacrumbs_runtime.signing.accounts import Account
+
             account = Account(**{**account, "groups": tuple(account["groups"])})
         owner = None if owner is None else Owner(**owner)
         return cls(values["directory"], values["name"], owner, account)
@@ -264,7 +268,6 @@ def _directory(
     if place.account is None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         return lambda: os.open(place.directory, flags), nullcontext
-    # Most of it is not needed otherwise.
     from datacrumbs_runtime.trace_directory import TraceDirectory
 
     directory = TraceDirectory(Path(place.directory), place.account)
