@@ -6,7 +6,7 @@
 #   --short      only functions of the kernel, on the newest kernel that has multi links for them
 #                (FPROBE); three minutes under emulation
 #   --list       the kernels there are, one path a line, newest last
-#   --check      says what is missing, if anything is
+#   --check      only says what is missing, if anything is
 #
 # The kernels are /boot/vmlinuz-* and what tools/fetch-kernel.sh fetched, which is the way to a
 # kernel that this machine does not have: nothing of it is installed, vng shows its modules to the
@@ -117,7 +117,7 @@ summary_of() { # LOG STATUS
 		printf 'status %s\n' "$2"
 }
 
-mode='' arguments=()
+mode='' is_check='' arguments=()
 if [[ ${1-} == --in-the-machine ]]; then
 	shift
 	in_the_machine "$@"
@@ -125,7 +125,8 @@ if [[ ${1-} == --in-the-machine ]]; then
 fi
 for argument; do
 	case $argument in
-	--all | --short | --list | --check) mode=$argument ;;
+	--all | --short | --list) mode=$argument ;;
+	--check) is_check=1 ;;
 	-h | --help)
 		sed -n '2,/^set/{/^set/d;s/^# \?//p}' "${BASH_SOURCE[0]}"
 		exit 0
@@ -156,7 +157,7 @@ case $mode in
 	;;
 esac
 ((${#chosen[@]})) || skip "no kernel in /boot" "apt-get install linux-image-amd64, or tools/fetch-kernel.sh"
-[[ $mode != --check ]] || exit 0
+[[ -z $is_check ]] || exit 0
 ((${#arguments[@]})) || arguments=("${tests[@]}")
 ACCELERATION=()
 find_acceleration
