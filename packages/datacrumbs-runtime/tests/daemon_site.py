@@ -185,6 +185,8 @@ class Site:
                 stdout=stream,
                 stderr=stream,
                 env=_environment() | environment,
+                # As the unit has it.
+                umask=0o077,
             )
         daemon = RunningDaemon(self, run_id, process)
         output.rename(daemon.output_path)

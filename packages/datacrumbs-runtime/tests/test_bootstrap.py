@@ -31,6 +31,8 @@ def bootstrap(prefix: Path, source: Path, *arguments: str) -> subprocess.Complet
         text=True,
         check=False,
         timeout=600,
+        # That of a cautious administrator, which must not keep users out.
+        umask=0o077,
     )
 
 
@@ -64,6 +66,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def closed_to_some(prefix: Path) -> Iterator[Path]:
+    """Yield what not everybody can read or enter."""
+    for path in prefix.rglob("*"):
+        wanted = 0o055 if path.is_dir() else 0o044
+        if not path.is_symlink() and mode(path) & wanted != wanted:
+            yield path
+
+
 def empty_environment(*command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(command), capture_output=True, text=True, check=False, timeout=60, env={}, cwd="/"
@@ -93,6 +103,7 @@ def test_files_have_the_names_and_modes_that_others_rely_on(prefix: Path) -> Non
     assert {name: mode(prefix / name) for name in expected} == expected
     writable = [path for path in prefix.rglob("*") if not path.is_symlink() and mode(path) & 0o022]
     assert writable == []
+    assert [path.name for path in closed_to_some(prefix)] == [".datacrumbs-probe-secret"]
 
 
 def test_commands_work_by_absolute_path_with_an_empty_environment(prefix: Path) -> None:

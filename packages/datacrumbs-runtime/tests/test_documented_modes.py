@@ -34,6 +34,7 @@ def test_run_directory_holds_what_is_listed_with_the_listed_modes(site: Site) ->
         if name.startswith("datacrumbs") and "sign-probes" not in name
     }
     with site.running("run1", site.probe_file(ALICE)):
+        assert stat.S_IMODE(site.run_dir.stat().st_mode) == 0o755
         found = {path.name: path.stat() for path in site.run_dir.iterdir()}
     assert {name: stat.S_IMODE(status.st_mode) for name, status in found.items()} == {
         name: mode for name, (mode, _) in listed.items()
@@ -51,6 +52,7 @@ def test_log_trace_and_database_have_the_listed_modes(site: Site) -> None:
     (trace,) = site.trace_paths()
     (log,) = site.log_dir.glob("datacrumbs_*_run1_*.log")
     (database,) = site.data_dir.glob("probes-runtime-status-*.sqlite")
+    assert stat.S_IMODE(log.parent.stat().st_mode) == 0o755
     ends = {"pfw.gz": trace, ".log": log, ".sqlite": database}
     for end, path in ends.items():
         ((mode, rest),) = [entry for name, entry in documented().items() if name.endswith(end)]
@@ -63,11 +65,17 @@ def test_log_trace_and_database_have_the_listed_modes(site: Site) -> None:
 @pytest.mark.parametrize("group_id", [None, 0])
 def test_socket_of_the_signer_has_the_listed_mode(tmp_path: Path, group_id: int | None) -> None:
     name = "datacrumbs-sign-probes.sock"
-    path = tmp_path / name
+    path = tmp_path / "run" / name
     mode, rest = documented()[name]
     if group_id is not None:
         mode = int(rest.partition("`--socket-group` ")[2][:4], 8)
-    with listen(path, None, group_id=group_id):
+    before = os.umask(0o077)
+    try:
+        listener = listen(path, None, group_id=group_id)
+    finally:
+        os.umask(before)
+    with listener:
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
         assert stat.S_IMODE(path.stat().st_mode) == mode
         lock = path.with_name(f"{name}.lock")
         assert stat.S_IMODE(lock.stat().st_mode) == documented()[lock.name][0]

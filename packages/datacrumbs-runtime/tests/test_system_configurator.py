@@ -33,6 +33,7 @@ def configurator(
         check=False,
         timeout=60,
         env={"PATH": os.environ["PATH"], **environment},
+        umask=0o077,
     )
 
 
@@ -56,6 +57,8 @@ def test_first_run_makes_configuration_and_secret(tmp_path: Path, database: Path
     secret = database.parent / ".datacrumbs-probe-secret"
     assert stat.S_IMODE(database.stat().st_mode) == 0o644
     assert stat.S_IMODE(secret.stat().st_mode) == 0o400
+    for directory in (database.parent, database.parent.parent):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o755
     assert re.fullmatch("[0-9a-f]{64}\n?", secret.read_text())
     with closing(sqlite3.connect(database)) as connection:
         summary = dict(connection.execute("SELECT key, value FROM summary"))

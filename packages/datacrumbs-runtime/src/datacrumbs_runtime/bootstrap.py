@@ -114,6 +114,8 @@ def bootstrap(request: BootstrapRequest) -> None:
         DatacrumbsError: The tree is incomplete, a build failed, or a file could not be written.
     """
     _check(request)
+    # Whatever root's own umask is: users must be able to enter, and nobody else to write.
+    os.umask(0o022)
     config = _system_configuration(request)
     environment = _python_environment(request, config)
     _client(request, config)

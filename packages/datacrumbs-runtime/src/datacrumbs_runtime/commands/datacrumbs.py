@@ -104,6 +104,8 @@ def command(
             "only root may load BPF programs and read the probe secret",
             hint="use datacrumbs@<run-id>.service, or sudo",
         )
+    # Private files are made with their modes; directories are for everybody to enter.
+    os.umask(0o022)
     system = read_system_configuration(
         find_system_configuration((prefix or find_prefix()).absolute(), os.environ)
     )

@@ -93,6 +93,8 @@ def command(
             "only root makes or changes the system configuration",
             hint="--show works for everybody",
         )
+    # Whatever root's own umask is: users read the settings.
+    os.umask(0o022)
     _make(root, changes, quiet=quiet, dry_run=dry_run)
 
 

@@ -27,7 +27,10 @@ def listen(path: Path, link: Path | None, *, group_id: int | None = None) -> soc
         SigningError: Another signer serves this path, or it cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Whatever the umask is.
+            path.parent.chmod(0o755)
         _check_run_directory(path.parent)
         _take_lock(path.with_name(f"{path.name}.lock"))
         path.unlink(missing_ok=True)
