@@ -66,7 +66,11 @@ def _metavar(type_name: str) -> str:
 @click.version_option(__version__)
 @click.argument("probe_file", metavar="SIGNED-PROBES.JSON.GZ")
 @click.argument("run_id", required=False)
-@click.option("--check", is_flag=True, help="Attach, report, detach, and end; record nothing.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Attach, report, detach, and end, with status 1 if anything failed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --check: report as JSON.")
 @click.option(
     "--cgroup",
