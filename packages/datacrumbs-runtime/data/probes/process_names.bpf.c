@@ -3,8 +3,8 @@
  * An example of a custom probe: the names that recorded threads give themselves.
  *
  * struct datacrumbs_event and datacrumbs_is_recorded() come from DataCrumbs. What follows the head
- * in an event is declared in process_names.yaml, in the same order and without gaps. Never hand over
- * addresses of the kernel: traces are for users.
+ * in an event is declared in process_names.yaml, in the same order and without gaps. Never hand
+ * over addresses of the kernel: traces are for users.
  */
 struct renamed {
 	struct datacrumbs_event head;
