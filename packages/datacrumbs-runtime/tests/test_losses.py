@@ -101,3 +101,8 @@ def test_a_line_when_something_was_lost_and_at_the_end() -> None:
     arguments = json.loads(last)["args"]
     assert arguments["final"] is True
     assert set(KERNEL_COUNTERS) < set(arguments)
+
+
+def test_summary_of_profile_mode_names_all_calls() -> None:
+    losses = Losses(counted=90, below_threshold=5, profile_full=5)
+    assert losses.summary() == "lost 5 of 100 calls: 5 found no room in the profile"

@@ -130,6 +130,7 @@ class Engine:
             drainer_settings = DrainerSettings(
                 settings.poll_interval_s,
                 settings.profile_interval_s,
+                settings.profile_entries,
                 throttle_calls_per_s=settings.throttle_calls_per_s,
             )
             self._pump = Pump(

@@ -1,6 +1,7 @@
 """As many calls as two processors can make, under the daemon: no call is uncounted in any mode."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from profiles import Sums, of_counters
 from recordings import require
 from three_modes import POSIX
 
+from datacrumbs_runtime.engine import RunSettings
+
 pytestmark = pytest.mark.kernel
 
 WRITES, PROCESSES = 200_000, 2
 JOBS, BLOCK = 4, 512
+FORKS, CALLS_OF_FORK = 3_200, 22
 # Sums change hands often; nothing is counted instead of traced.
 OPTIONS = ("--profile-interval-s", "0.05", "--throttle-calls-per-s", "0")
 
@@ -93,3 +97,19 @@ def test_threads_of_one_process_are_added_up(site: Site) -> None:
     (found,) = [one for (_, name), one in sums.items() if name == "pwrite64"]
     calls = sum(job["write"]["total_ios"] for job in jobs)
     assert found == Sums(calls, 0, BLOCK * calls)
+
+
+def test_no_interval_is_too_long_for_many_processes(site: Site, programs: Path) -> None:
+    """The kernel has room for fewer sums than there are here in one interval."""
+    options = ("--mode", "profile", "--profile-interval-s", "30")
+    with site.running("counted", site.probe_file(ALICE, POSIX), *options) as daemon:
+        done = site.wrapped(ALICE, str(programs / "many_processes"), str(FORKS), "1200")
+        assert done.returncode == 0, done.stderr
+        assert stop(daemon) == [0]
+    assert RunSettings().profile_entries < FORKS * CALLS_OF_FORK
+    counted = trace_of(site, "counted")
+    assert report_of(counted)["complete"], losses_of(counted)
+    children = Counter(process for process, _ in of_counters(counted.counters))
+    assert [kinds for kinds in children.values() if kinds == CALLS_OF_FORK] == (
+        [CALLS_OF_FORK] * FORKS
+    )

@@ -12,12 +12,12 @@ import os
 import resource
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datacrumbs_runtime.bpf import bpf_syscall, layout
+from datacrumbs_runtime.bpf import bpf_syscall, layout, profile_map
 from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
 from datacrumbs_runtime.bpf.session_functions import object_for_this_kernel
@@ -30,7 +30,6 @@ SYSCALL_RENAMES = 0x8000
 
 # Programs that follow processes; every run has them.
 PROCESS_PROGRAMS = ("dc_fork", "dc_exec", "dc_exit", "dc_task_rename")
-_PROFILE_BATCH = 4096
 _MODE_OFFSET: int = layout.Function.mode.offset  # type: ignore[attr-defined]
 
 
@@ -75,14 +74,6 @@ class LoadSettings:
     strings_buffer_bytes: int = 8 << 20
     profile_entries: int = 65536
     places: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileEntry:
-    """Sums of one function, process and CPU: a key and a value of the map ``profile``."""
-
-    key: layout.ProfileKey
-    sums: layout.Profile
 
 
 def raise_soft_limits() -> None:
@@ -341,7 +332,7 @@ class Loaded:
             os.close(process)
         return mark[:4] != bytes(4)
 
-    def take_profile(self) -> list[ProfileEntry]:
+    def take_profile(self) -> list[profile_map.ProfileEntry]:
         """Return the sums since the last call and remove them from the kernel.
 
         Raises:
@@ -351,33 +342,7 @@ class Loaded:
         self._control.epoch = old ^ 1
         # A program that saw the old epoch may still be adding to it.
         self.wait_for_programs()
-        keys, entries = [], []
-        for key_data, value_data in self._profile_elements():
-            key = layout.ProfileKey.from_buffer_copy(key_data)
-            if key.epoch == old:
-                keys.append(key_data)
-                entries.append(ProfileEntry(key, layout.Profile.from_buffer_copy(value_data)))
-        if keys:
-            profile = self._object.maps["profile"].fd
-            bpf_syscall.map_delete_batch(profile, b"".join(keys), len(keys))
-        return entries
-
-    def _profile_elements(self) -> Iterator[tuple[bytes, bytes]]:
-        profile = self._object.maps["profile"]
-        keys = bytearray(profile.key_bytes * _PROFILE_BATCH)
-        values = bytearray(profile.value_bytes * _PROFILE_BATCH)
-        position: bytes | None = None
-        while True:
-            taken, position = bpf_syscall.map_lookup_batch(
-                profile.fd, position, keys, values, _PROFILE_BATCH
-            )
-            for index in range(taken):
-                yield (
-                    bytes(keys[index * profile.key_bytes : (index + 1) * profile.key_bytes]),
-                    bytes(values[index * profile.value_bytes : (index + 1) * profile.value_bytes]),
-                )
-            if position is None:
-                return
+        return profile_map.take(self._object.maps["profile"], old)
 
     def wait_for_programs(self) -> None:
         """Return when every program that runs now has ended.

@@ -28,6 +28,11 @@ LONGEST_PAUSE_SHARE = 1.7
 BUSY_RECORDS = 2048
 LOSSES_INTERVAL_S = 1.0
 THROTTLE_INTERVAL_S = 1.0
+# The kernel's sums are taken before they have filled this share of their room, for which it must be
+# known how fast they do; lines are written once an interval, or when there are so many.
+PROFILE_FILL_SHARE = 0.25
+PROFILE_LONGEST_PAUSE_S = 0.2
+PROFILE_PENDING_LINES = 16384
 CLOCK_INTERVAL_S = 10.0
 # Below this the clock is left alone, so that calls keep nesting.
 CLOCK_TOLERANCE_NS = 50_000
@@ -42,6 +47,7 @@ class DrainerSettings:
     Attributes:
         poll_interval_s: Pause between two drains of the rings, in seconds.
         profile_interval_s: Interval of the counter lines of profile mode, in seconds.
+        profile_entries: How many sums of profile mode the kernel has room for.
         text_bytes: A drain is cut short at this much text: the ``buffer_bytes`` of the pump.
         throttle_calls_per_s: Functions that are called more often are counted for a while; 0:
             never.
@@ -49,6 +55,7 @@ class DrainerSettings:
 
     poll_interval_s: float = 0.003
     profile_interval_s: float = 1.0
+    profile_entries: int = 65536
     text_bytes: int = 1 << 20
     throttle_calls_per_s: int = 0
 
@@ -90,12 +97,12 @@ class Drainer:
         now_s = time.monotonic()
         self._losses_at_s = now_s + LOSSES_INTERVAL_S
         self._clock_at_s = now_s + CLOCK_INTERVAL_S
-        # What is counted is known once an interval of the profile.
-        self._throttle_every_s = max(THROTTLE_INTERVAL_S, settings.profile_interval_s)
-        self._throttle_at_s = now_s + self._throttle_every_s
+        self._throttle_at_s = now_s + THROTTLE_INTERVAL_S
         self._throttled_at_s = now_s
         self._throttle_seen = (0, 0)
         self._profile_at_s = now_s + settings.profile_interval_s
+        self._profile_taken_s = now_s
+        self._profile_due_s = now_s
         self._profile_begin_us = self._now_us()
         self._lock = threading.Lock()
         self._finish = threading.Event()
@@ -127,6 +134,7 @@ class Drainer:
                 break
             time.sleep(LAST_DRAIN_PAUSE_S)
         self._take_profile()
+        self._write_profile()
         self._say_losses(is_last=True)
         self._write_lines()
         self._writer.close()
@@ -197,11 +205,13 @@ class Drainer:
         if now_s >= self._losses_at_s:
             self._losses_at_s = now_s + LOSSES_INTERVAL_S
             self._say_losses(is_last=False)
-        if now_s >= self._profile_at_s:
-            self._profile_at_s = now_s + self._settings.profile_interval_s
+        if now_s >= self._profile_due_s:
             self._take_profile()
+        if now_s >= self._profile_at_s or self._aggregator.pending > PROFILE_PENDING_LINES:
+            self._profile_at_s = now_s + self._settings.profile_interval_s
+            self._write_profile()
         if now_s >= self._throttle_at_s:
-            self._throttle_at_s = now_s + self._throttle_every_s
+            self._throttle_at_s = now_s + THROTTLE_INTERVAL_S
             self._throttle_functions()
         if now_s >= self._clock_at_s:
             self._clock_at_s = now_s + CLOCK_INTERVAL_S
@@ -213,20 +223,33 @@ class Drainer:
             self._pump.append(line)
 
     def _take_profile(self) -> None:
-        end_us = self._now_us()
+        """Move the sums of profile mode out of the kernel, where their room is limited."""
+        taken = 0
         counters = self._loaded.losses()
         summed = counters[Loss.COUNTED] + counters[Loss.BELOW_THRESHOLD]
         # Emptying the profile waits for the kernel: not when nothing was counted.
         if summed != self._summed:
             self._summed = summed
             entries = self._loaded.take_profile()
+            taken = len(entries)
             with self._lock:
                 self._aggregator.add(
                     (entry.key.function, entry.key.process, entry.sums) for entry in entries
                 )
-                lines = self._aggregator.take_lines(self._profile_begin_us, end_us)
-            if lines:
-                self._pump.append(lines)
+        now_s = time.monotonic()
+        rate = taken / (now_s - self._profile_taken_s)
+        self._profile_taken_s = now_s
+        pause_s = min(PROFILE_LONGEST_PAUSE_S, self._settings.profile_interval_s)
+        if rate:
+            pause_s = min(pause_s, PROFILE_FILL_SHARE * self._settings.profile_entries / rate)
+        self._profile_due_s = now_s + pause_s
+
+    def _write_profile(self) -> None:
+        end_us = self._now_us()
+        with self._lock:
+            lines = self._aggregator.take_lines(self._profile_begin_us, end_us)
+        if lines:
+            self._pump.append(lines)
         self._profile_begin_us = end_us
 
     def _throttle_functions(self) -> None:

@@ -100,7 +100,8 @@ class Losses:
         if self.unaccounted:
             causes.append(f"{self.unaccounted:,} not accounted for")
         lost = self.lost_calls
-        what = f"lost {lost:,} of {self.offered:,} calls" if lost else "lost no calls"
+        calls = self.offered + self.counted + self.below_threshold + self.profile_full
+        what = f"lost {lost:,} of {calls:,} calls" if lost else "lost no calls"
         return f"{what}: {', '.join(causes)}" if causes else what
 
 
