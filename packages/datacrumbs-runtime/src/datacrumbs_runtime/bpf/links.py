@@ -3,12 +3,16 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
+
+from datacrumbs_runtime.bpf.grace_periods import expedited_grace_periods
 
 Item = TypeVar("Item")
 
 # Each link waits for the kernel when it is closed; the waits of several threads overlap.
 CLOSING_THREADS = 16
+_MANY = 128
 
 
 class Links:
@@ -39,8 +43,11 @@ class Links:
         """Detach everything; returns when it is detached."""
         descriptors, self._descriptors = self._descriptors, []
         afterwards, self._afterwards = self._afterwards, []
+        # Perf events, of which each waits several times.
+        is_slow = len(descriptors) >= _MANY
         try:
-            in_threads(descriptors, os.close)
+            with expedited_grace_periods() if is_slow else nullcontext():
+                in_threads(descriptors, os.close)
         finally:
             in_threads(afterwards, lambda work: work())
 

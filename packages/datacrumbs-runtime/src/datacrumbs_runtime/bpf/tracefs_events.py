@@ -6,16 +6,16 @@ whoever starts later removes what the dead left behind.
 """
 
 import errno
-import fcntl
 import itertools
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf.grace_periods import expedited_grace_periods
 from datacrumbs_runtime.errors import KernelError
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ logger = logging.getLogger(__name__)
 # Enabling an event is all or nothing; smaller ones are sooner split until the culprit is found.
 EVENT_PLACES = 1000
 
-# Every kprobe that is removed costs a grace period of RCU, some 15 ms, one after another.
-RCU_EXPEDITED = Path("/sys/kernel/rcu_expedited")
+# Every kprobe that is removed costs a grace period, some 15 ms, one after another.
 _WORTH_EXPEDITING = 8
 
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -113,30 +112,6 @@ class SharedEvent:
         finally:
             os.close(self._file)
             self._file = -1
-
-
-@contextmanager
-def expedited_grace_periods() -> Iterator[None]:
-    """Let the kernel ask all CPUs instead of waiting until they have scheduled, for a moment.
-
-    A setting of the whole machine, hence as short as possible and by one process at a time, which
-    leaves it as it was. Where it cannot be written nothing changes.
-    """
-    try:
-        file = os.open(RCU_EXPEDITED, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        yield
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        before = os.pread(file, 16, 0)
-        os.pwrite(file, b"1\n", 0)
-        try:
-            yield
-        finally:
-            os.pwrite(file, before, 0)
-    finally:
-        os.close(file)
 
 
 def user_place(path: bytes, descriptor: int, offset: int, semaphore: int = 0) -> bytes:
