@@ -122,8 +122,12 @@ class Container:
 
 
 @contextmanager
-def booted() -> Iterator[Container]:
-    """Have a container in a block; a test that asks for it is skipped where there can be none."""
+def booted(*options: str) -> Iterator[Container]:
+    """Have a container in a block; a test that asks for it is skipped where there can be none.
+
+    Args:
+        options: For the container engine, besides those that are always needed.
+    """
     if os.geteuid() != 0 or not has_docker():
         pytest.skip("needs root and a docker engine")
     docker("build", "-q", "-t", IMAGE, "-", stdin=DOCKERFILE)
@@ -148,6 +152,7 @@ def booted() -> Iterator[Container]:
             *("run", "-d", "--name", name, "--hostname", HOSTNAME),
             *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE"),
             *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+            *options,
             *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--cgroupns=host"),
             *("-v/sys/fs/cgroup:/sys/fs/cgroup:rw", *mounts, IMAGE),
         )

@@ -36,7 +36,7 @@ from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy_file import read_policy
 from datacrumbs_runtime.signing.verify import Expectation, verify_bytes
 from datacrumbs_runtime.status_db import StatusDatabase, database_path
-from datacrumbs_runtime.trace.writer import Owner, Place
+from datacrumbs_runtime.trace.writer import Owner, Place, WriterSettings
 from datacrumbs_runtime.trace_directory import TraceDirectory
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 MAX_STEM = 100
 # Less than the whole, so that the error can name the file.
 FILE_LIMIT_SHARE = 0.6
+LAST_WAIT_S = 1.0
 TRACE_SUFFIX = ".pfw.gz"
 
 
@@ -303,6 +304,8 @@ def _engine(
         include_kernel_threads=config.kernel_threads,
         client_libraries=(config.client_lib,),
         max_tier=config.max_tier or None,
+        # Nobody may wait longer for a node.
+        writer=WriterSettings(last_wait_s=LAST_WAIT_S),
     )
 
     owner = Owner(account.uid, account.gid)

@@ -26,7 +26,7 @@ class WriterSettings:
     waiting_bytes: int = 64 << 20
     retry_s: float = 1.0
     create_wait_s: float = 3.0
-    last_wait_s: float = 1.0
+    last_wait_s: float = 10.0
     other_process: bool = True
 
 
