@@ -330,6 +330,23 @@ def test_usdt_pair_is_one_function() -> None:
     assert sources(row(built, 1)) == [(SourceKind.ARGUMENT, 2)]
 
 
+@pytest.mark.parametrize(
+    ("c_type", "flags"),
+    [
+        ("int", FunctionFlag.ERRNO | FunctionFlag.RET_INT),
+        ("ssize_t", FunctionFlag.ERRNO),
+        ("void", FunctionFlag.NO_RETURN),
+        ("struct file *", 0),
+        ("unsigned int", 0),
+    ],
+)
+def test_negative_results_of_kernel_functions_are_errors(c_type: str, flags: int) -> None:
+    built = build(Category(ProbeType.KPROBE, "vfs", ("f",), returns={"f": c_type}))
+    of_result = ("ERRNO", "MINUS_ERROR", "RET_INT", "NO_RETURN", "NULL_ERROR")
+    mask = sum(int(FunctionFlag[name]) for name in of_result)
+    assert row(built).flags & mask == flags
+
+
 def test_kernel_functions_take_files_of_the_kernel() -> None:
     built = build(
         Category(

@@ -184,10 +184,12 @@ def test_kernel_symbols_equal_kallsyms_under_the_expression(
 
 
 @pytest.mark.parametrize("kind", ["btf", "ksym"])
-def test_kernel_functions_come_with_their_arguments(kind: str) -> None:
+def test_kernel_functions_come_with_their_arguments_and_results(kind: str) -> None:
     category, _ = chosen(
-        f"  - {{name: vfs, probe: kprobe, type: {kind}, regex: vfs_(read|write)}}\n"
+        f"  - {{name: vfs, probe: kprobe, type: {kind}, regex: vfs_(read|write), "
+        "function_returns: {vfs_read: int}}\n"
     )
+    assert category.returns == {"vfs_read": "int", "vfs_write": "ssize_t"}
     assert set(category.functions) == {"vfs_read", "vfs_write"}
     arguments = category.arguments["vfs_write"]
     assert [one.label for one in arguments] == ["file", "buf", "count", "pos"]
