@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,30 @@ def test_yaml_file(tmp_path: Path) -> None:
     loaded = probes.load(str(path))
     assert loaded.name == "mine"
     assert loaded.probe_file.categories[0].functions == ("read", "write")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction is x86's")
+def test_functions_that_cannot_be_probed_are_a_warning(tmp_path: Path) -> None:
+    program = """
+        int calls;
+        __attribute__((noipa)) int locked(void) { __asm__("lock incl calls(%rip)"); return 1; }
+        __attribute__((noipa)) int plain(void) { return 2; }
+        int main(void) { return locked() + plain(); }
+    """
+    subprocess.run(
+        ["cc", "-O1", "-fcf-protection=none", "-o", str(tmp_path / "program"), "-xc", "-"],
+        input=program.encode(),
+        check=True,
+    )
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "capture_probes: [{name: OWN, probe: uprobe, type: binary,"
+        f" file: {tmp_path}/program, regex: (locked|plain)}}]"
+    )
+    found = probes.load(str(file))
+    (category,) = found.probe_file.categories
+    assert [name.partition(":")[0] for name in category.functions] == ["plain"]
+    assert found.warnings == ("OWN: 1 refused: its first instruction has a lock prefix",)
 
 
 @pytest.mark.parametrize("name", ["p.json.gz", "p.json", "odd-name"])

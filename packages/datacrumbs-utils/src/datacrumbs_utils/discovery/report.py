@@ -49,6 +49,13 @@ class CategoryReport:
     moved: int = 0
     remarks: tuple[str, ...] = ()
 
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """One line for each reason for which functions are left out."""
+        return tuple(
+            f"{self.name}: {count} refused: {reason}" for reason, count in self.refused.items()
+        )
+
     def document(self) -> dict[str, Any]:
         """Return the report as JSON shows it."""
         return {

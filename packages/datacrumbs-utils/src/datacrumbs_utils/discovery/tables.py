@@ -55,8 +55,7 @@ def _numbers(one: CategoryReport) -> tuple[int, ...]:
 def notes(report: Report) -> Iterator[str]:
     """Yield what does not fit into the table, one line each."""
     for one in report.categories:
-        for reason, count in one.refused.items():
-            yield f"{one.name}: {count} refused: {reason}"
+        yield from one.refusals
         if one.expensive:
             names = [name.partition(":0x")[0] for name in one.expensive]
             more = f" and {len(names) - EXPENSIVE_NAMED} more" * (len(names) > EXPENSIVE_NAMED)

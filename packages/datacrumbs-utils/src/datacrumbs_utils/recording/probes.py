@@ -68,7 +68,9 @@ def load(name_or_path: str) -> Probes:
     from datacrumbs_utils.discovery import select
 
     selection = select.select(config)
-    return Probes(selection.probe_file, name, selection.report.warnings, inclusion_paths)
+    report = selection.report
+    refusals = tuple(line for category in report.categories for line in category.refusals)
+    return Probes(selection.probe_file, name, report.warnings + refusals, inclusion_paths)
 
 
 def _listed_system_calls(config: "HostConfig") -> ProbeFile | None:
