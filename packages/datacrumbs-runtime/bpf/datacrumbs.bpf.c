@@ -65,8 +65,12 @@ int BPF_PROG(dc_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	struct dc_thread *thread = recorded_thread();
 	struct dc_frames *calls;
 
-	if (!thread)
+	if (!thread) {
+		/* one that just came to the owner, such as a login */
+		if (dc_all_processes && dc_control.recording && is_owned())
+			register_current();
 		return 0;
+	}
 	/* a program that gave up or took on another user's rights is that user's business */
 	if (!is_owned()) {
 		unregister_current();

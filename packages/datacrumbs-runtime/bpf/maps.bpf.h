@@ -20,6 +20,7 @@ const volatile __u16 dc_syscall_functions[DC_MAX_SYSTEM_CALLS] = {};
 const volatile __u16 dc_aio_functions[DC_AIO_OPCODES] = {}; /* function + 1; 0: not recorded */
 const volatile __u32 dc_owner_uid = DC_ANY_UID;
 const volatile __u64 dc_owner_cgroup = 0;
+const volatile __u32 dc_all_processes = 0;     /* of the owner: whoever execs is recorded */
 const volatile __u32 dc_publish_processes = 0; /* keep "recorded_processes" for custom probes */
 const volatile __u32 dc_owner_hierarchy = 0;   /* of dc_owner_cgroup; 0: the unified one (v2) */
 const volatile __u32 dc_string_bytes = 64;

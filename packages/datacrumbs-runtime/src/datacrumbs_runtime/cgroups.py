@@ -18,10 +18,12 @@ class Cgroup:
     Attributes:
         id: What tells it from others of its hierarchy.
         hierarchy: Number of the hierarchy; 0: the unified one (v2).
+        directory: Where it is mounted.
     """
 
     id: int
     hierarchy: int
+    directory: Path
 
 
 def find_cgroup(path: Path) -> Cgroup:
@@ -49,7 +51,7 @@ def find_cgroup(path: Path) -> Cgroup:
         hierarchy = _hierarchy(kind, options) if is_here else None
         if hierarchy is not None:
             # The inode number of a cgroup's directory is its id: kernfs_id() in the kernel.
-            return Cgroup(status.st_ino, hierarchy)
+            return Cgroup(status.st_ino, hierarchy, directory)
     raise ConfigurationError(
         f"--cgroup: {directory}: no control group with a controller",
         hint=_HINT,

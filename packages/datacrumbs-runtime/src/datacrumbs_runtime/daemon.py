@@ -17,9 +17,11 @@ from pathlib import Path
 from datacrumbs_runtime.afterwards import Afterwards
 from datacrumbs_runtime.bpf.attach_report import AttachReport
 from datacrumbs_runtime.bpf.loader import raise_soft_limits
+from datacrumbs_runtime.cgroups import find_cgroup
 from datacrumbs_runtime.engine import Engine
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError, KernelError
 from datacrumbs_runtime.lost_functions import LostFunctions
+from datacrumbs_runtime.owned_processes import register_owned
 from datacrumbs_runtime.run_files import RunFiles, prepare_run_directory
 from datacrumbs_runtime.run_preparation import Prepared, RunRequest, authentic_probe_file, prepare
 from datacrumbs_runtime.run_status import RunFacts, RunStatus
@@ -107,6 +109,8 @@ def run(request: RunRequest) -> int:
                 outcomes = Afterwards(prepared.keep_outcomes)
                 engine = prepared.engine
                 engine.start()
+                if request.config.trace_all_processes:
+                    _record_all(request, engine, account)
                 for probe in prepared.custom:
                     probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
                 status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
@@ -125,6 +129,12 @@ def run(request: RunRequest) -> int:
             if not outcomes.is_done(max(end_s - time.monotonic(), 0.0)):
                 logger.warning("results of attaching are not kept: the database does not answer")
             return exit_status
+
+
+def _record_all(request: RunRequest, engine: Engine, account: Account) -> None:
+    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup).directory
+    count = register_owned(engine, account.uid, cgroup)
+    logger.info("run %s: %d processes of %s were there", request.run_id, count, account.user)
 
 
 def _trace_directory(request: RunRequest, account: Account) -> TraceDirectory:

@@ -360,6 +360,7 @@ class Engine:
             owner_cgroup=settings.owner_cgroup,
             owner_hierarchy=settings.owner_hierarchy,
             publish_processes=settings.publish_processes,
+            all_processes=settings.all_processes,
             string_bytes=settings.string_capture_bytes,
             include_kernel_threads=settings.include_kernel_threads,
             ring_buffer_bytes=settings.ring_buffer_bytes,

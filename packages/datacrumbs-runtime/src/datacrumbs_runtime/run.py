@@ -31,6 +31,7 @@ class RunSettings:
         owner_uid: Only processes of this user can register; None: of anybody.
         owner_cgroup: Only processes in this cgroup (its id) can register; None: anywhere.
         owner_hierarchy: The hierarchy of that cgroup; 0: the unified one (v2).
+        all_processes: Whether processes of the owner register when they execute a program.
         publish_processes: Whether :meth:`Engine.pin_processes` will be used.
         include_kernel_threads: Whether tracepoints also record threads of the kernel.
         client_libraries: Files with ``datacrumbs_start`` and ``datacrumbs_stop``, by which
@@ -54,6 +55,7 @@ class RunSettings:
     owner_cgroup: int | None = None
     owner_hierarchy: int = 0
     publish_processes: bool = False
+    all_processes: bool = False
     include_kernel_threads: bool = False
     client_libraries: tuple[Path, ...] = ()
     max_tier: str | None = None

@@ -166,6 +166,19 @@ def _signed_user(probe_file: ProbeFile, where: str) -> Account:
         ) from None
 
 
+def check_all_processes(config: SiteConfig, account: Account) -> None:
+    """Refuse to record everything that root does.
+
+    Raises:
+        UsageError: It is root's run.
+    """
+    if config.trace_all_processes and account.uid == 0:
+        raise UsageError(
+            "--trace-all-processes: not for root, whose processes the whole node waits for",
+            hint="register those that matter with datacrumbs_wrap",
+        )
+
+
 def prepare(
     request: RunRequest,
     probe_file: ProbeFile,
@@ -187,6 +200,7 @@ def prepare(
             be created.
     """
     config = request.config
+    check_all_processes(config, account)
     native, custom = split_off(probe_file)
     limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
     binaries = PinnedBinaries(native, account, timeout_s=limit_s)
@@ -301,6 +315,7 @@ def _engine(
         owner_cgroup=None if cgroup is None else cgroup.id,
         owner_hierarchy=0 if cgroup is None else cgroup.hierarchy,
         publish_processes=has_custom,
+        all_processes=config.trace_all_processes,
         include_kernel_threads=config.kernel_threads,
         client_libraries=(config.client_lib,),
         max_tier=config.max_tier or None,

@@ -47,6 +47,7 @@ class LoadSettings:
         owner_uid: Only processes of this user can register; None: of anybody.
         owner_cgroup: Only processes in this cgroup (its id) can register; None: anywhere.
         owner_hierarchy: The hierarchy of that cgroup; 0: the unified one (v2).
+        all_processes: Whether processes of the owner register when they execute a program.
         publish_processes: Whether other programs are told which processes are recorded.
         string_bytes: Longest captured text.
         include_kernel_threads: Whether tracepoints also record threads of the kernel.
@@ -67,6 +68,7 @@ class LoadSettings:
     owner_cgroup: int | None = None
     owner_hierarchy: int = 0
     publish_processes: bool = False
+    all_processes: bool = False
     string_bytes: int = 64
     include_kernel_threads: bool = False
     ring_buffer_bytes: int = 16 << 20
@@ -149,6 +151,7 @@ class Loaded:
             "dc_owner_uid": struct.pack("=I", owner),
             "dc_owner_cgroup": struct.pack("=Q", settings.owner_cgroup or 0),
             "dc_owner_hierarchy": struct.pack("=I", settings.owner_hierarchy),
+            "dc_all_processes": struct.pack("=I", settings.all_processes),
             "dc_publish_processes": struct.pack("=I", settings.publish_processes),
             "dc_string_bytes": struct.pack("=I", settings.string_bytes),
             "dc_include_kernel_threads": struct.pack("=I", settings.include_kernel_threads),

@@ -254,6 +254,14 @@ class SiteConfig:
         "calls per second",
         environment=True,
     )
+    trace_all_processes: bool = setting_field(
+        Group.RUN,
+        "0",
+        "1: all processes of the user (with a cgroup: those in it) are recorded, not only those "
+        "that register: the present ones, and others from the first program that they execute.",
+        setting_types.flag,
+        "0 or 1",
+    )
     kernel_threads: bool = setting_field(
         Group.RUN,
         "0",

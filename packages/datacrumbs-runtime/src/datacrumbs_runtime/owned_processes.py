@@ -1,0 +1,67 @@
+"""The processes of a user, or of his job, that run at this moment."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from datacrumbs_runtime.engine import Engine
+from datacrumbs_runtime.errors import KernelError
+
+PROC = Path("/proc")
+
+
+def register_owned(engine: Engine, uid: int, cgroup: Path | None) -> int:
+    """Record all processes of a user that run now; those that come later register themselves.
+
+    Args:
+        engine: The run, recording, with ``all_processes``.
+        uid: The user.
+        cgroup: As of :func:`owned_processes`.
+
+    Returns:
+        How many processes are recorded.
+    """
+    count = 0
+    for pid in owned_processes(uid, cgroup):
+        # It may have ended meanwhile.
+        with suppress(KernelError):
+            engine.register_process(pid, descendants_too=False)
+            count += 1
+    return count
+
+
+def owned_processes(uid: int, cgroup: Path | None, proc: Path = PROC) -> list[int]:
+    """Return the processes of a user, but for those of setuid programs.
+
+    Args:
+        uid: The user.
+        cgroup: Directory of a control group (v1 or v2): only those in it or below; None: all.
+        proc: Where processes are looked up.
+    """
+    candidates = _all(proc) if cgroup is None else _in_cgroup(cgroup)
+    return [pid for pid in candidates if _is_owned(proc / str(pid), uid)]
+
+
+def _all(proc: Path) -> Iterator[int]:
+    yield from (int(path.name) for path in proc.iterdir() if path.name.isdecimal())
+
+
+def _in_cgroup(cgroup: Path) -> Iterator[int]:
+    for members in cgroup.rglob("cgroup.procs"):
+        try:
+            yield from map(int, members.read_text().split())
+        except OSError:
+            # It went away, or is a threaded one, whose processes are listed above it.
+            continue
+
+
+def _is_owned(process: Path, uid: int) -> bool:
+    try:
+        status = (process / "status").read_text(errors="replace")
+    except OSError:
+        return False
+    for line in status.splitlines():
+        if line.startswith("Uid:"):
+            real, effective = line.split()[1:3]
+            return int(real) == int(effective) == uid
+    return False
