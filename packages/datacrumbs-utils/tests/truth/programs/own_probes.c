@@ -5,6 +5,7 @@
  * Calls functions and passes USDT probes of its own in threads of several processes, and sends
  * itself signals. Every process prints "PID NAME CALLS ERRORS" for all of it at its end.
  */
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 #include <unistd.h>
 
 #define NAMES(apply)                                                                               \
-	apply(add) apply(say) apply(refuse) apply(depth) apply(step) apply(mark) apply(signal)
+	apply(add) apply(say) apply(refuse) apply(depth) apply(leap) apply(around) apply(step)     \
+		apply(mark) apply(signal)
 #define COUNTER(name) static int calls_of_##name, errors_of_##name;
 #define REPORT(name) printf("%d " #name " %d %d\n", getpid(), calls_of_##name, errors_of_##name);
 #define COUNT(name, calls) __sync_fetch_and_add(&calls_of_##name, calls)
@@ -75,6 +77,23 @@ KEPT int depth(int levels)
 	return levels ? 1 + depth(levels - 1) : 0;
 }
 
+/* Every fourth time it never returns. */
+KEPT int leap(int number, jmp_buf *back)
+{
+	if (number % 4 == 0)
+		longjmp(*back, 1);
+	return number;
+}
+
+KEPT int around(int number)
+{
+	jmp_buf back;
+
+	if (setjmp(back))
+		return -2;
+	return leap(number, &back);
+}
+
 static void *work(void *argument)
 {
 	int rounds = *(int *)argument;
@@ -88,6 +107,8 @@ static void *work(void *argument)
 		if (refuse(i) < 0)
 			__sync_fetch_and_add(&errors_of_refuse, 1);
 		COUNT(depth, 1 + depth(i % 5));
+		if (around(i) == i)
+			COUNT(leap, 1);
 		PROBE("step__return", "0", i, text);
 		if (semaphore_of_mark) {
 			PROBE("mark", "semaphore_of_mark", -i, text);
@@ -101,6 +122,7 @@ static void *work(void *argument)
 	COUNT(add, rounds);
 	COUNT(say, rounds);
 	COUNT(refuse, rounds);
+	COUNT(around, rounds);
 	COUNT(step, rounds);
 	return NULL;
 }
