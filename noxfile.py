@@ -37,6 +37,12 @@ def vm(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def systemd_vm(session: nox.Session) -> None:
+    """Run the installed service in a virtual machine, as root; its kernel: DATACRUMBS_VM_KERNEL."""
+    session.run("python3", "-m", "pytest", "-m", "vm", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Print the table of costs beside other tracers, as root on this kernel."""
     session.run("python3", "-m", "benchmarks", *session.posargs, external=True)
