@@ -18,6 +18,7 @@ from datacrumbs_utils.recording import probes
 
 pytestmark = pytest.mark.kernel
 
+TIERS = ("uprobe.session", "uprobe.multi", "uprobe.tracefs", "uprobe.perf")
 ROUNDS, PROCESSES, THREADS = 300, 3, 4
 SIGUSR1 = 10
 CONFIGURATION = """
@@ -64,17 +65,23 @@ def site() -> Iterator[Site]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def recording(site: Site, programs: Path) -> Recording:
+@pytest.fixture(scope="module", params=TIERS)
+def recording(site: Site, programs: Path, request: pytest.FixtureRequest) -> Recording:
+    tier: str = request.param
     program = programs / "own_probes"
+    name = tier.partition(".")[2]
     runs = (
-        Run("traced", discovered(site, program, "trace", "trace", "trace")),
-        Run("counted", discovered(site, program, "profile", "profile", "profile")),
-        Run("mixed", discovered(site, program, "profile", "trace", "profile")),
+        Run(f"traced-{name}", discovered(site, program, "trace", "trace", "trace")),
+        Run(f"counted-{name}", discovered(site, program, "profile", "profile", "profile")),
+        Run(f"mixed-{name}", discovered(site, program, "profile", "trace", "profile")),
     )
     recorder = DaemonRecorder(site, ALICE, runs)
-    made = recorder([program, str(ROUNDS), str(PROCESSES), str(THREADS)])
+    command = [program, str(ROUNDS), str(PROCESSES), str(THREADS)]
+    made = recorder(command, options=["--max-tier", tier])
     assert made.status == 0
+    for trace in (made.trace, *made.others.values()):
+        # A kernel that lacks it takes one below.
+        assert trace.metadata["datacrumbs"][0]["tier_uprobe"] in TIERS[TIERS.index(tier) :]
     return made
 
 
@@ -115,11 +122,10 @@ def test_every_mode_has_what_the_program_did(recording: Recording) -> None:
     )
     assert signals == {key[0]: one.count for key, one in own.items() if key[1] == "signal"}
 
-    counted = recording.others["counted"]
+    counted, mixed = recording.others.values()
     assert counted.events == []
     assert profiles.of_counters(counted.counters) == traced
 
-    mixed = recording.others["mixed"]
     assert {event.category for event in mixed.events} == {"MARKS"}
     assert {line["cat"] for line in mixed.counters} == {"FUNCTIONS", "KERNEL"}
     assert sums_of(mixed.events) | profiles.of_counters(mixed.counters) == traced
