@@ -76,7 +76,7 @@ def recording(site: Site, programs: Path, request: pytest.FixtureRequest) -> Rec
         Run(f"mixed-{name}", discovered(site, program, "profile", "trace", "profile")),
     )
     recorder = DaemonRecorder(site, ALICE, runs)
-    command = [program, str(ROUNDS), str(PROCESSES), str(THREADS)]
+    command = [str(program), str(ROUNDS), str(PROCESSES), str(THREADS)]
     made = recorder(command, options=["--max-tier", tier])
     assert made.status == 0
     for trace in (made.trace, *made.others.values()):
