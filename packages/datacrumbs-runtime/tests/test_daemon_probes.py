@@ -160,6 +160,15 @@ def test_failing_probe_stops_no_other_and_is_skipped_the_next_time(
     assert not reason.startswith("skipped")
 
 
+def test_failure_of_a_tier_that_was_asked_for_is_not_kept(site: Site, library: Path) -> None:
+    probes = site.probe_file(ALICE, [functions(library, "work_add", "work_missing")])
+    with site.running("run1", probes, "--max-tier", "uprobe.multi") as daemon:
+        assert daemon.status()["attached"] == 1
+    with site.running("run2", probes) as daemon:
+        ((_, _, reason),) = daemon.status()["failures"]
+    assert not reason.startswith("skipped")
+
+
 def test_new_build_is_tried_again_and_success_clears_the_mark(site: Site, library: Path) -> None:
     names = ("work_add", "work_more")
     with site.running("run1", site.probe_file(ALICE, [functions(library, *names)])):

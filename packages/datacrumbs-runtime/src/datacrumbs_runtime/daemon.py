@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from datacrumbs_runtime import __version__
 from datacrumbs_runtime.afterwards import Afterwards
 from datacrumbs_runtime.bpf.attach_report import AttachReport
 from datacrumbs_runtime.bpf.loader import raise_soft_limits
@@ -100,6 +101,14 @@ def run(request: RunRequest) -> int:
                 signals.start()
                 sd_notify("STATUS=starting")
                 probe_file, account = authentic_probe_file(request)
+                logger.info(
+                    "run %s of %s: datacrumbs %s on Linux %s, %s",
+                    request.run_id,
+                    account.user,
+                    __version__,
+                    platform.release(),
+                    request.probe_file,
+                )
                 prepare_run_directory(run_dir)
                 stack.callback(files.remove)
                 files.claim()

@@ -246,7 +246,13 @@ def prepare(
             timeout_s=config.start_timeout_s,
         )
     whole = _whole_report(report, failures, found, custom, custom_failures)
-    return Prepared(engine, whole, tuple(probes), lambda: known.record(pinned, found))
+
+    def keep_outcomes() -> None:
+        # What a tier refuses that was asked for says nothing of the one that is best here.
+        if not config.max_tier:
+            known.record(pinned, found)
+
+    return Prepared(engine, whole, tuple(probes), keep_outcomes)
 
 
 def _whole_report(

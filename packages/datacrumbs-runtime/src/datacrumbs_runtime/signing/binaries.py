@@ -254,14 +254,15 @@ def instruction_decoder() -> Any:
     """Return a decoder of x86-64 instructions.
 
     Raises:
-        SigningError: capstone is not installed.
+        SigningError: capstone is not there.
     """
     try:
         import capstone  # type: ignore[import-untyped]
-    except ImportError:
+    except (ImportError, OSError) as error:
         raise SigningError(
-            "capstone is not installed on this node, so placed probes cannot be checked",
-            hint="the administrator installs capstone where the signer runs",
+            f"placed probes cannot be checked: capstone cannot be loaded with the user's rights: "
+            f"{error}",
+            hint="the administrator installs capstone where every user may read it",
         ) from None
     return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 
