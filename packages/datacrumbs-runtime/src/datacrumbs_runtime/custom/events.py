@@ -128,7 +128,7 @@ class CountedEvents:
 
     def take_lines(self) -> bytes:
         """Return the lines of the interval that ends now."""
-        end_us = self._now_us()
+        end_us = max(self._now_us(), self._begin_us)
         lines = self._aggregator.take_lines(self._begin_us, end_us)
         self._begin_us = end_us
         return lines

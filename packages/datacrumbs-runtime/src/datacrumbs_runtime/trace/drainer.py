@@ -245,7 +245,8 @@ class Drainer:
         self._profile_due_s = now_s + pause_s
 
     def _write_profile(self) -> None:
-        end_us = self._now_us()
+        # The clock may have been put back.
+        end_us = max(self._now_us(), self._profile_begin_us)
         with self._lock:
             lines = self._aggregator.take_lines(self._profile_begin_us, end_us)
         if lines:
