@@ -63,6 +63,9 @@ def attach_functions(
     reasons: dict[int, str] = {}
     used: list[Tier] = []
     for tier in tiers:
+        if tier is not Tier.KPROBE_SESSION:
+            waiting, twice = _once_each(waiting)
+            unknown += twice
         if not waiting:
             break
         try:
@@ -76,6 +79,20 @@ def attach_functions(
         waiting = [target for target, _ in refused]
     failed = {target.index: reasons[target.index] for target in waiting}
     return failed | {target.index: reason for target, reason in unknown}, used
+
+
+def _once_each(targets: Sequence[KprobeTarget]) -> tuple[list[KprobeTarget], _Refused]:
+    # Only sessions tell whose end it is where two begin at once.
+    names: dict[int | str, str] = {}
+    taken: list[KprobeTarget] = []
+    refused: _Refused = []
+    for target in targets:
+        first = names.setdefault(target.address or target.symbol, target.name)
+        if len(names) > len(taken):
+            taken.append(target)
+        else:
+            refused.append((target, f"recorded as {first}: the same function"))
+    return taken, refused
 
 
 def _attach_session(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) -> _Refused:
@@ -200,14 +217,10 @@ def _attach_tracefs(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget
     programs = loaded.load_again({_ENTRY: None, _RETURN: None}, {}).programs
     refused: _Refused = []
     waiting: list[KprobeTarget] = []
-    names: dict[int, str] = {}
     for target in targets:
         if not target.address:
             refused.append((target, "the kernel keeps the addresses of its functions to itself"))
-        elif target.address in names:
-            refused.append((target, f"recorded as {names[target.address]}: the same function"))
         else:
-            names[target.address] = target.name
             loaded.share(target.address, target.index)
             waiting.append(target)
 
