@@ -24,8 +24,9 @@ LAST_LINES=15
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$REPOSITORY/.venv/bin/python}
 RUNTIME_TESTS=packages/datacrumbs-runtime/tests
-TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,bpf_attach,engine}.py)
-SHORT_TESTS=("$RUNTIME_TESTS"/test_kernel_functions.py)
+TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,functions_named_twice,bpf_attach,engine}.py)
+TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions}.py)
+SHORT_TESTS=("$RUNTIME_TESTS"/test_{kernel_functions,functions_named_twice}.py)
 # Lines of the kernel on the console.
 KERNEL_LINE='^\[ *[0-9]+\.[0-9]+\]'
 

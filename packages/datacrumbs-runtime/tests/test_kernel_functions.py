@@ -235,26 +235,6 @@ def test_some_hundred_functions_with_the_refused_ones_named(
         assert made.losses()[Loss.OFFERED] == made.losses()[Loss.ENTERED]
 
 
-@by_every_tier()
-def test_a_function_of_two_categories_is_recorded_in_both_or_refused(tier: Tier) -> None:
-    need(tier)
-    is_in_both = tier is Tier.KPROBE_SESSION
-    names = ("noop_fsync", "vfs_fallocate")
-    one = Category(ProbeType.KPROBE, "ONE", names)
-    other = Category(ProbeType.KPROBE, "OTHER", names[:1])
-    built = registry.build(probe_file(one, other))
-    with os.fdopen(os.memfd_create("test"), "wb") as stream, attached(built, tier.value) as made:
-        reason = "recorded as noop_fsync: the same function"
-        refused = () if is_in_both else (("OTHER", "noop_fsync", reason),)
-        assert made.report.failures == refused
-        made.loaded.register(os.getpid())
-        made.loaded.recording = True
-        for _ in range(5):
-            os.fsync(stream.fileno())
-        made.loaded.recording = False
-        assert made.losses()[Loss.OFFERED] == (10 if is_in_both else 5)
-
-
 def test_many_functions_share_events_instead_of_loading_a_program_each() -> None:
     if features.refusal(Tier.KPROBE_FENTRY) or features.refusal(Tier.KPROBE_TRACEFS):
         pytest.skip("this kernel lacks kprobe.fentry or kprobe.tracefs")

@@ -30,6 +30,8 @@ _INSTRUCTION_BYTES = 4
 REGISTRATION = {"dc_register_start": "datacrumbs_start", "dc_register_stop": "datacrumbs_stop"}
 _DEAD = "attached, but the kernel put no breakpoint there"
 _PAIR = ("dc_uprobe_entry", "dc_uprobe_return")
+# Others do not know whose end it is where two begin at once.
+_TELL_TWO_APART = frozenset({Tier.UPROBE_SESSION, Tier.UPROBE_TRACEFS})
 # Programs of USDT probes by role of their places.
 _USDT_PROGRAMS = {
     "entry": "dc_uprobe_entry",
@@ -85,9 +87,16 @@ def attach_functions(
             links.take(made)
 
     by_binary: dict[str, list[Place]] = defaultdict(list)
+    names: dict[tuple[str, int], str] = {}
+    twice: dict[int, str] = {}
     for target in targets:
-        by_binary[target.binary_path].append(Place(target.index, target.file_offset))
-    return _attach_binaries(by_binary, attach, loaded, tier)
+        is_new = (target.binary_path, target.file_offset) not in names
+        first = names.setdefault((target.binary_path, target.file_offset), target.name)
+        if is_new or tier in _TELL_TWO_APART:
+            by_binary[target.binary_path].append(Place(target.index, target.file_offset))
+        else:
+            twice[target.index] = f"recorded as {first}: the same function"
+    return _attach_binaries(by_binary, attach, loaded, tier) | twice
 
 
 def attach_usdt(
