@@ -274,6 +274,16 @@ def test_path_in_an_error_is_one_line(site: Site, under_systemd: bool) -> None:
     assert "No such file or directory" in text
 
 
+@pytest.mark.parametrize("run_id", ["../../escape", "a\nb", "%n", "x" * 65, "-x"])
+def test_impossible_run_id_of_the_service_names_no_log(site: Site, run_id: str) -> None:
+    environment = {"DATACRUMBS_SERVICE_RUN_ID": run_id, "DATACRUMBS_USER": ALICE}
+    daemon = site.daemon("run1", site.probe_file(ALICE), **environment)
+    assert daemon.exit_status() == 2
+    assert "DATACRUMBS_SERVICE_RUN_ID: " in daemon.output()
+    assert not site.log_dir.exists()
+    assert not list(site.root.glob("*escape*"))
+
+
 @pytest.mark.parametrize("user", ["nobody\n", "\x1b[2J", "-1", "99999999999999999999", "no such"])
 def test_impossible_user_is_refused_in_words(site: Site, user: str) -> None:
     daemon = site.daemon("run1", site.probe_file(ALICE), DATACRUMBS_USER=user)

@@ -250,6 +250,47 @@ def test_file_size_limit_is_like_a_full_disk(site: Site) -> None:
     assert said["args"]["unwritten"] > 0
 
 
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """Have a small disk without any room at a path."""
+    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(path)]
+    subprocess.run(mount, check=True)
+    try:
+        filler = path / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def test_log_that_has_no_room_does_not_hold_a_run(site: Site) -> None:
+    environment = {"DATACRUMBS_SERVICE_RUN_ID": "run1", "DATACRUMBS_USER": ALICE}
+    with full(site.log_dir):
+        with site.running("run1", site.probe_file(ALICE), **environment) as daemon:
+            did = site.workload(ALICE)
+            daemon.stop()
+            assert daemon.process.returncode == 0
+            assert daemon.output() == ""
+        (path,) = site.log_dir.glob("*.log")
+        assert path.read_text() == ""
+    assert recorded(site, "run1", did) == did["done"]
+
+
+def test_disk_that_is_full_already_is_waited_for_too(site: Site) -> None:
+    with full(site.traces):
+        with site.running("run1", site.probe_file(ALICE)) as daemon:
+            did = site.workload(ALICE)
+            time.sleep(0.7)
+            assert "No space left on device: the trace waits in memory" in daemon.output()
+            (site.traces / "filler").unlink()
+            daemon.stop()
+            assert daemon.process.returncode == 0
+        assert recorded(site, "run1", did) == did["done"]
+
+
 def test_run_directory_that_is_full_costs_the_status_only(site: Site) -> None:
     site.run_dir.mkdir(mode=0o755)
     options = "size=64k,mode=755"
