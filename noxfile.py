@@ -39,6 +39,10 @@ def vm(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def systemd_vm(session: nox.Session) -> None:
     """Run the installed service in a virtual machine, as root; its kernel: DATACRUMBS_VM_KERNEL."""
+    tool = f"{RUNTIME}/tests/systemd_vm/virtual_machine.py"
+    missing = session.run("python3", tool, external=True, silent=True)
+    if missing:
+        session.skip(str(missing))
     session.run("python3", "-m", "pytest", "-m", "vm", *session.posargs, external=True)
 
 
