@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from datacrumbs_runtime.trace import scribe
+from datacrumbs_runtime.trace import writer as writer_module
 from datacrumbs_runtime.trace.scribe import OtherProcess, OwnHand, ScribeGoneError, find_scribe
 from datacrumbs_runtime.trace.scribe_messages import CREATE, FINISH, WRITE, Request
 from datacrumbs_runtime.trace.writer import Place, TraceWriter, WriterSettings
@@ -128,6 +130,40 @@ def test_without_an_interpreter_the_recorder_writes_itself(
     for executable in ("", str(tmp_path / "missing")):
         monkeypatch.setattr(sys, "executable", executable)
         assert isinstance(find_scribe(other_process=True), OwnHand)
+
+
+def test_a_process_that_cannot_work_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit(1)\n")
+    monkeypatch.setattr(scribe, "PROGRAM", broken)
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        assert children() == before
+        writer.write(b"line\n")
+    assert gzip.decompress((tmp_path / "t.pfw.gz").read_bytes()) == b"line\n"
+
+
+def test_a_disk_that_does_not_answer_is_said_while_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer_module, "SLOW_S", 0.1)
+    before = children()
+    with TraceWriter.at(tmp_path / "t.pfw.gz", settings=SETTINGS) as writer:
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        writer.write(b"line\n")
+        end_s = time.monotonic() + 30
+        while not caplog.records and time.monotonic() < end_s:
+            time.sleep(0.05)
+            writer.poll()
+        os.kill(pid, signal.SIGCONT)
+        settle(writer)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0] == "t.pfw.gz: the file system does not answer: the trace waits in memory"
+    assert "writing again" in said[1]
 
 
 def test_errors_come_back(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from datacrumbs_runtime.errors import TraceError
 from datacrumbs_runtime.trace import scribe_messages as messages
@@ -30,12 +30,13 @@ logger = logging.getLogger(__name__)
 MAX_SCRIBES = 4  # If whoever writes is killed again and again, this process writes.
 # How long a second signal lets the end of a run wait for the disk.
 HURRIED_WAIT_S = 0.2
+SLOW_S = 2.0  # After this time the log says that the disk does not answer.
 _WAIT_STEP_S = 0.02
 _NO_ANSWER = "the file system does not answer"
 _ENDED = "the process that writes it was ended"
 
 
-class TraceWriter:
+class TraceWriter(AbstractContextManager["TraceWriter"]):
     """Writes one trace file. Not for use from several threads at once, but for `hurry`.
 
     The file is being made when this returns; `opened` waits for it.
@@ -65,10 +66,12 @@ class TraceWriter:
         self._is_left_behind = False
         # What was asked of the scribe and has no answer yet, and what has to be asked first.
         self._asked: deque[str] = deque()
-        self._needed: str | None = None
+        self._asked_at_s = 0.0
+        self._needed: str | None = messages.CREATE
         self._scribes = 1
         self._scribe = find_scribe(other_process=self._settings.other_process)
-        self._ask(Request(messages.CREATE, place))
+        with suppress(ScribeGoneError):
+            self._ask_for_file()
 
     @classmethod
     def at(
@@ -90,18 +93,18 @@ class TraceWriter:
         Raises:
             TraceError: It cannot be created; the writer is closed then.
         """
-        reason: str | None = None
         try:
             self._settle(self._settings.create_wait_s)
-            if self._asked:
-                reason = _NO_ANSWER
-            elif self._file is None:
-                reason = _reason(self._failure)
-        except (ScribeGoneError, OSError):
-            reason = _ENDED
-        if reason is not None:
+        except ScribeGoneError:
+            # Python may be there but not work as another process.
+            self._scribes = MAX_SCRIBES
+            self._replace_scribe()
+            self._ask_for_file()
+            self._settle(0.0)
+        if self._file is None:
             self._is_closed = True
             self._scribe.close(0.0)
+            reason = _NO_ANSWER if self._asked else _reason(self._failure)
             raise TraceError(f"{self._place.directory}/{self._place.name}: {reason}")
 
     @property
@@ -163,6 +166,7 @@ class TraceWriter:
     def _ask(self, request: Request, pieces: Sequence[bytes] = ()) -> None:
         self._scribe.send(request, pieces)
         self._asked.append(request.do)
+        self._asked_at_s = time.monotonic()
 
     def _write_waiting(self, timeout_s: float = 0.0) -> None:
         """Let the oldest members be written, as far as that goes without waiting longer."""
@@ -188,6 +192,9 @@ class TraceWriter:
         while self._asked:
             answer = self._scribe.answer(timeout_s)
             if answer is None:
+                is_slow = time.monotonic() - self._asked_at_s > SLOW_S
+                if is_slow and self._failing_since_s is None:
+                    self._note_failure(Answer(-1, _NO_ANSWER))
                 return False
             self._take(self._asked.popleft(), answer)
             if answer.error_number:
@@ -384,15 +391,7 @@ class TraceWriter:
             text = "%s: %s: %d calls are left to process %s, which writes them when that can be"
             logger.warning(text, self.name, _NO_ANSWER, calls, process or "that ended")
 
-    def __enter__(self) -> "TraceWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
