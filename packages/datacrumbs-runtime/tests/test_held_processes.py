@@ -98,6 +98,12 @@ def test_end_that_hangs_itself_is_ended_by_the_kernel() -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGALRM, "expired\n")
 
 
+def test_ignored_alarm_is_not_inherited() -> None:
+    code = LIMIT.format(first=0.2, sleep=50, expired="time.sleep(50)", work="pass")
+    ignoring = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+    assert run(ignoring + code).returncode == -signal.SIGALRM
+
+
 def test_cleaning_up_after_an_error_is_limited_too() -> None:
     done = run(CLEANING)
     assert done.returncode == 1

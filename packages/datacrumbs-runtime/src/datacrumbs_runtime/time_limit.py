@@ -84,6 +84,9 @@ class TimeLimit:
             os._exit(1)
 
     def __enter__(self) -> "TimeLimit":
+        # Whoever started us may have left it ignored; only the main thread may change that.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         try:
             start_without_signals(self._thread)
         except RuntimeError:
