@@ -25,6 +25,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("uprobe")
 int dc_register_start(struct pt_regs *ctx)
 {
+	stay_on_own_stack();
 	register_current();
 	return 0;
 }
@@ -32,6 +33,7 @@ int dc_register_start(struct pt_regs *ctx)
 SEC("uprobe")
 int dc_register_stop(struct pt_regs *ctx)
 {
+	stay_on_own_stack();
 	unregister_current();
 	return 0;
 }

@@ -73,6 +73,7 @@ int dc_uprobe_entry(struct pt_regs *ctx)
 	struct dc_thread *thread = recorded_thread();
 	__u64 cookie;
 
+	stay_on_own_stack();
 	if (!thread)
 		return 0;
 	cookie = bpf_get_attach_cookie(ctx);
@@ -86,6 +87,7 @@ int dc_uprobe_return(struct pt_regs *ctx)
 	__u64 now = bpf_ktime_get_ns();
 	__u64 cookie = bpf_get_attach_cookie(ctx);
 
+	stay_on_own_stack();
 	if (cookie & DC_COOKIE_BY_STACK)
 		return pair_return(DC_NO_FUNCTION,
 				   (PT_REGS_SP(ctx) - DC_RETURN_ADDRESS_BYTES) | DC_STACK_SHARED,
@@ -103,6 +105,7 @@ int dc_uprobe_instant(struct pt_regs *ctx)
 	struct dc_frames *calls;
 	__u32 index, slot = 0;
 
+	stay_on_own_stack();
 	if (!thread)
 		return 0;
 	index = user_function(ctx, bpf_get_attach_cookie(ctx));

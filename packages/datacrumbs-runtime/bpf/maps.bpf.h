@@ -18,6 +18,7 @@
 /* Settings of a run, written before the programs are loaded. */
 const volatile __u16 dc_syscall_functions[DC_MAX_SYSTEM_CALLS] = {};
 const volatile __u16 dc_aio_functions[DC_AIO_OPCODES] = {}; /* function + 1; 0: not recorded */
+const volatile __u32 dc_never = 0;
 const volatile __u32 dc_owner_uid = DC_ANY_UID;
 const volatile __u64 dc_owner_cgroup = 0;
 const volatile __u32 dc_all_processes = 0;     /* of the owner: whoever execs is recorded */

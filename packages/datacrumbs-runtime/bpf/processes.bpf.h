@@ -16,6 +16,19 @@
 #define DC_CONTROLLERS 16
 #define DC_COMM_BYTES 16
 
+/*
+ * Since Linux 6.13 programs may get a stack for each CPU instead of the kernel's. But a program on
+ * a function of user space can be preempted by another thread that runs the same one on that CPU,
+ * and both would use the same variables. A program with a tail call stays on the kernel's stack;
+ * that none is made the verifier sees, and takes it out.
+ */
+static __always_inline void stay_on_own_stack(void)
+{
+	if (dc_never)
+		asm volatile("call 12" /* bpf_tail_call() */ ::
+				     : "r0", "r1", "r2", "r3", "r4", "r5");
+}
+
 /* First sight of a thread, or registrations have changed: ask the leader. */
 static __always_inline struct dc_thread *adopt_thread(struct task_struct *task,
 						      struct dc_thread *thread)

@@ -126,6 +126,7 @@ static __always_inline int session(struct pt_regs *ctx)
 SEC("uprobe")
 int dc_uprobe_session(struct pt_regs *ctx)
 {
+	stay_on_own_stack();
 	return session(ctx);
 }
 
