@@ -22,6 +22,7 @@ _LOADS_AND_STORES = frozenset({1, 2, 3})
 _STORES = frozenset({2, 3})
 _MOVE, _ADD, _CALL, _LOAD_ADDRESS = 0xBF, 0x07, 0x85, 0x18
 _PSEUDO_CALL = 1
+_TAIL_CALL = 12
 _SYMBOLS, _RELOCATIONS = 2, 9
 _FUNCTION, _SECTION = 2, 3
 
@@ -152,7 +153,30 @@ def deepest_chains(path: Path) -> dict[str, tuple[int, str]]:
     return {functions[place].name: deepest(place) for place in functions if place not in called}
 
 
+def programs_with_tail_call(path: Path) -> set[str]:
+    """Return the programs in which a tail call is written, whether or not it is ever made."""
+    sections = sections_of(path)
+    found = set()
+    for symbol in symbols_of(sections):
+        if symbol.kind != _FUNCTION:
+            continue
+        code = sections[symbol.section].data[symbol.value : symbol.value + symbol.size]
+        if any(
+            operation == _CALL and registers >> 4 == 0 and number == _TAIL_CALL
+            for operation, registers, _, number in _INSTRUCTION.iter_unpack(code)
+        ):
+            found.add(symbol.name)
+    return found
+
+
 CHAINS = deepest_chains(OBJECT_PATH)
+
+
+def test_programs_on_functions_of_user_space_stay_on_their_own_stack() -> None:
+    # These can be preempted by another thread that runs the same program on their CPU.
+    of_user_space = {name for name in CHAINS if name.startswith(("dc_uprobe_", "dc_register_"))}
+    assert len(of_user_space) == 6
+    assert programs_with_tail_call(OBJECT_PATH) == of_user_space
 
 
 @pytest.mark.parametrize("program", sorted(CHAINS))
