@@ -1,6 +1,7 @@
 """The stack of the BPF programs, as kernels without private stacks (before 6.13) count it."""
 
 import struct
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,7 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
+from datacrumbs_runtime.bpf.libbpf import Object
 from datacrumbs_runtime.bpf.loader import OBJECT_PATH
+from datacrumbs_runtime.errors import ProgramRefusedError
 
 # What a program and all that it calls may use together.
 STACK_BYTES = 512
@@ -169,7 +172,57 @@ def programs_with_tail_call(path: Path) -> set[str]:
     return found
 
 
+# Two frames that fit a stack each, but not one together.
+LARGE_FRAMES = """
+static int (*random_number)(void) = (void *)7;
+const volatile int never = 0;
+__attribute__((noinline)) int deep(int first)
+{
+    volatile char memory[300];
+    for (int i = 0; i < 300; i++)
+        memory[i] = first;
+    return memory[random_number() & 0xff];
+}
+__attribute__((section("uprobe"), used)) int program(void *ctx)
+{
+    volatile char memory[300];
+    TAIL_CALL
+    for (int i = 0; i < 300; i++)
+        memory[i] = i;
+    return deep(3) + memory[7];
+}
+__attribute__((section("license"), used)) char terms[] = "GPL";
+"""
+TAIL_CALL = 'if (never) asm volatile("call 12" ::: "r0", "r1", "r2", "r3", "r4", "r5");'
+
 CHAINS = deepest_chains(OBJECT_PATH)
+
+
+def is_loaded(directory: Path, name: str, tail_call: str) -> bool:
+    """Compile the program with the large frames and return whether the kernel takes it."""
+    source = directory / f"{name}.c"
+    source.write_text(LARGE_FRAMES.replace("TAIL_CALL", tail_call))
+    compiled = source.with_suffix(".o")
+    subprocess.run(
+        ["clang", "-g", "-O2", "-target", "bpf", "-c", source, "-o", compiled], check=True
+    )
+    opened = Object(compiled)
+    try:
+        opened.load()
+    except ProgramRefusedError as error:
+        if "combined stack size of 2 calls is" not in str(error):
+            raise
+        return False
+    finally:
+        opened.close()
+    return True
+
+
+@pytest.mark.kernel
+def test_a_tail_call_keeps_a_program_on_its_own_stack(tmp_path: Path) -> None:
+    if not is_loaded(tmp_path, "plain", ""):
+        pytest.skip("this kernel gives programs no stack of the CPU")
+    assert not is_loaded(tmp_path, "with_tail_call", TAIL_CALL)
 
 
 def test_programs_on_functions_of_user_space_stay_on_their_own_stack() -> None:
