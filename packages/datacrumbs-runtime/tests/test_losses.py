@@ -1,10 +1,14 @@
 """Losses by name, their check, and when they are worth a line in the trace."""
 
 import json
+import os
+import struct
+import subprocess
+from contextlib import ExitStack
 
 import pytest
 
-from datacrumbs_runtime.bpf import layout
+from datacrumbs_runtime.bpf import bpf_syscall, layout
 from datacrumbs_runtime.trace.losses import (
     KERNEL_COUNTERS,
     Losses,
@@ -106,3 +110,26 @@ def test_a_line_when_something_was_lost_and_at_the_end() -> None:
 def test_summary_of_profile_mode_names_all_calls() -> None:
     losses = Losses(counted=90, below_threshold=5, profile_full=5)
     assert losses.summary() == "lost 5 of 100 calls: 5 found no room in the profile"
+
+
+@pytest.mark.kernel
+def test_what_the_kernel_does_not_run_is_counted() -> None:
+    # Prints a line of the kernel's trace, which is an event that it is attached to as well.
+    print_line = struct.pack(
+        "=" + "BBhi" * 7,
+        *(0x7A, 10, -8, 0x0A78),  # *(u64 *)(r10 - 8) = "x\n"
+        *(0xBF, 0xA1, 0, 0),  # r1 = r10
+        *(0x07, 1, 0, -8),  # r1 += -8
+        *(0xB7, 2, 0, 3),  # r2 = 3
+        *(0x85, 0, 0, 6),  # bpf_trace_printk(r1, r2)
+        *(0xB7, 0, 0, 0),  # r0 = 0
+        *(0x95, 0, 0, 0),  # exit
+    )
+    with ExitStack() as stack:
+        program = bpf_syscall.program_load(bpf_syscall.PROG_TYPE_RAW_TRACEPOINT, print_line)
+        stack.callback(os.close, program)
+        for name in ("sched_process_exit", "bpf_trace_printk"):
+            stack.callback(os.close, bpf_syscall.raw_tracepoint_open(program, name))
+        before = bpf_syscall.program_misses(program)
+        subprocess.run(["true"], check=True)
+        assert bpf_syscall.program_misses(program) > before

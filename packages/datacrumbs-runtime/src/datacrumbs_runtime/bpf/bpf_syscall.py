@@ -26,6 +26,7 @@ _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _PROG_LOAD = 5
 _OBJ_PIN = 6
+_OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
 _MAP_LOOKUP_BATCH = 24
 _MAP_DELETE_BATCH = 27
@@ -59,6 +60,9 @@ _LOAD_ATTEMPTS = 5
 # Where bpf(2) answers how many elements a batch had; room for the position in a hash map.
 _BATCH_COUNT_OFFSET = 32
 _BATCH_POSITION_BYTES = 16
+# struct bpf_prog_info up to and with recursion_misses, which a kernel may leave at 0
+_PROGRAM_INFO_BYTES = 216
+_PROGRAM_MISSES_OFFSET = 208
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -208,6 +212,18 @@ def _batch(
 ) -> ctypes.Array[ctypes.c_char]:
     addresses = [_address(buffer) if buffer is not None else 0 for buffer in (begin, end)]
     return _input(struct.pack("=QQQQIIQQ", *addresses, keys, values, count, map_fd, 0, 0))
+
+
+def program_misses(program_fd: int) -> int:
+    """Return how often the kernel did not run a program because it was running on that CPU.
+
+    Counted since Linux 5.12 (9ed9e9ba2337, "bpf: Count the number of times recursion was
+    prevented"); before, 0.
+    """
+    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    attributes = struct.pack("=IIQ", program_fd, _PROGRAM_INFO_BYTES, _address(info))
+    _bpf(_OBJ_GET_INFO_BY_FD, attributes)
+    return int(struct.unpack_from("=Q", info, _PROGRAM_MISSES_OFFSET)[0])
 
 
 def program_load(

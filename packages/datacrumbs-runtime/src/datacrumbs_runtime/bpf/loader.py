@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall, layout, profile_map
-from datacrumbs_runtime.bpf.libbpf import Map, Object, possible_cpus
+from datacrumbs_runtime.bpf.libbpf import Map, Object, Program, possible_cpus
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
 from datacrumbs_runtime.bpf.session_functions import object_for_this_kernel
 from datacrumbs_runtime.errors import KernelError
@@ -108,6 +108,7 @@ class Loaded:
         self._settings = settings
         self._object_path = object_path
         self._objects: list[Object] = []
+        self._programs: list[Program] = []
         self._memory: dict[str, mmap.mmap] = {}
         self.place_numbers = itertools.count()
         self.events: tuple[Ring, ...] = ()
@@ -132,6 +133,7 @@ class Loaded:
         for name, attach_type in programs.items():
             if attach_type is not None:
                 opened.programs[name].set_attach_type(attach_type)
+        self._programs += [opened.programs[name] for name in programs]
         return opened
 
     def _prepare(self, opened: Object) -> None:
@@ -275,6 +277,15 @@ class Loaded:
         counters = array.array("Q", data)
         return tuple(sum(counters[slot::stride]) for slot in range(stride))
 
+    def skipped(self) -> int:
+        """Return how often the kernel did not run one of the programs, whoever's call it was."""
+        count = 0
+        for program in self._programs:
+            # Those of a tier that the kernel refused are not there.
+            with suppress(OSError):
+                count += bpf_syscall.program_misses(program.fd)
+        return count
+
     def pin_processes(self, path: Path) -> None:
         """Let other programs see which processes are recorded: a map of their ids.
 
@@ -368,6 +379,7 @@ class Loaded:
         for opened in reversed(self._objects):
             opened.close()
         self._objects.clear()
+        self._programs.clear()
         events, self.events = self.events, ()
         for ring in events:
             os.close(ring.fd)

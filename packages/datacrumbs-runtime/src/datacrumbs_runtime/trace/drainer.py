@@ -151,6 +151,7 @@ class Drainer:
             unknown_ids=written.unknown_ids,
             excluded=written.excluded,
             unwritten=self._writer.counters().dropped_events,
+            skipped=self._loaded.skipped(),
         )
 
     def function_statistics(self) -> list[FunctionStatistics]:

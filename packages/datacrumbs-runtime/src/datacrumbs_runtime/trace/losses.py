@@ -37,6 +37,9 @@ class Losses:
         unknown_ids: File names and texts left out of lines because their string was lost.
         excluded: Calls on files outside the directories that are to be recorded.
         unwritten: Lines of calls that never reached the file, because the disk was full.
+        skipped: How often the kernel did not run a program, because it was running on that CPU
+            and had been preempted, or had itself called what is probed. Anybody's calls: at most
+            as many of the run's were not recorded.
     """
 
     offered: int = 0
@@ -61,6 +64,7 @@ class Losses:
     unknown_ids: int = 0
     excluded: int = 0
     unwritten: int = 0
+    skipped: int = 0
 
     @property
     def lost_calls(self) -> int:
@@ -118,6 +122,7 @@ _CAUSES = {
     "string_unreadable": "strings unreadable",
     "unknown_ids": "names missing in lines",
     "missed_begin": "ends without a begin",
+    "skipped": "programs not run by the kernel (calls of anybody)",
     "compat": "32-bit system calls",
     "unfinished": "threads ended within a call",
     "refused": "registrations refused",
@@ -140,6 +145,7 @@ def losses_from_counters(
     unknown_ids: int = 0,
     excluded: int = 0,
     unwritten: int = 0,
+    skipped: int = 0,
 ) -> Losses:
     """Give names to counters.
 
@@ -150,6 +156,7 @@ def losses_from_counters(
         unknown_ids: Missing names of the pump.
         excluded: Calls that the pump left out.
         unwritten: Events that the writer dropped.
+        skipped: Runs of programs that the kernel left out.
 
     Raises:
         ValueError: The number of counters is not that of enum dc_loss.
@@ -163,6 +170,7 @@ def losses_from_counters(
         unknown_ids=unknown_ids,
         excluded=excluded,
         unwritten=unwritten,
+        skipped=skipped,
     )
 
 
