@@ -138,7 +138,7 @@ def test_memory_that_runs_out_during_the_run_leaves_a_valid_trace(site: Site) ->
 # ---- descriptors and processes
 
 
-@pytest.mark.parametrize("most", [8, 12, 20, 32, 64])
+@pytest.mark.parametrize("most", [8, 12, 20, 40, 64])
 def test_too_few_descriptors_are_an_error_in_words_or_enough(site: Site, most: int) -> None:
     daemon = site.daemon("run1", site.probe_file(ALICE))
     resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (most, most))

@@ -6,7 +6,9 @@ process, however that ends.
 
 import errno
 import logging
+import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +41,8 @@ STATUS_INTERVAL_S = 1.0
 _SHORTAGE_HINT = "the limits of the service or the process table of the node are exhausted"
 # Nothing is known that takes so long; a node must not be kept from its next job.
 STOP_LIMIT_S = 10.0
+# Programs, maps and a ring for each processor, whatever is attached.
+LEAST_DESCRIPTORS = 64
 OUTCOMES_LIMIT_S = 1.5
 _ROOT_UID = 0
 # What the kernel says when it has no more processes, memory or descriptors for us.
@@ -61,13 +65,25 @@ def _shortage_named(what: str) -> Iterator[None]:
         raise KernelError(f"{what}: {error}", hint=_SHORTAGE_HINT) from error
 
 
+def _prepare_limits(what: str) -> None:
+    """Raise the limits of this process, and refuse what cannot be enough descriptors.
+
+    Kernel and libbpf name other reasons when they run out of descriptors.
+    """
+    raise_soft_limits()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < LEAST_DESCRIPTORS:
+        reason = f"{os.strerror(errno.EMFILE)}: only {most} are allowed"
+        raise KernelError(f"{what}: {reason}", hint=_SHORTAGE_HINT)
+
+
 def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
     """Do everything up to attaching, detach again, and tell what came of it.
 
     Raises:
         DatacrumbsError: A run would not begin either.
     """
-    raise_soft_limits()
+    _prepare_limits("the check")
     with _shortage_named("the check"), ExitStack() as stack:
         limit = stack.enter_context(TimeLimit(lambda: None))
         stack.enter_context(limit.within(request.config.start_timeout_s, "the check"))
@@ -90,11 +106,11 @@ def run(request: RunRequest) -> int:
     Raises:
         DatacrumbsError: The run could not begin.
     """
-    raise_soft_limits()
+    starting = f"starting run {request.run_id}"
+    _prepare_limits(starting)
     run_dir, run_id_file = request.config.server_run_dir, request.config.server_run_id_file
     files = RunFiles(run_dir, run_id_file, request.run_id)
     with StopSignals() as signals, ExitStack() as stack:
-        starting = f"starting run {request.run_id}"
         with _shortage_named(starting):
             limit = stack.enter_context(TimeLimit(files.remove))
             with limit.within(request.config.start_timeout_s, starting):
