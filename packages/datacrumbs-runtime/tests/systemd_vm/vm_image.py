@@ -79,7 +79,10 @@ def module_files(kernel: Path, names: Sequence[str]) -> list[Path]:
     modules = modules_of(kernel)
     root = modules.parents[2]
     for name in names:
-        shown = run("modprobe", "-d", root, "-S", modules.name, "--show-depends", name)
+        command = ("modprobe", "-d", root, "-S", modules.name, "--show-depends", name)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        # What is not there is taken for built in: not every kernel comes with a list of that.
+        shown = done.stdout if done.returncode == 0 else ""
         for line in shown.splitlines():
             kind, _, path = line.partition(" ")
             if kind == "insmod":
