@@ -150,17 +150,22 @@ def test_every_tier_gives_the_same_calls_arguments_and_results(tmp_path: Path, t
         )
         for each in calls
     )
-    assert found == expected_calls(functions)
     losses = summary.statistics.losses
-    assert (losses.lost_calls, losses.missed_begin, losses.unaccounted) == (0, 0, 0)
+    assert (losses.lost_calls, losses.unaccounted) == (0, 0)
+    assert losses.missed_begin <= losses.skipped
+    expected = expected_calls(functions)
+    assert not found - expected
+    assert (expected - found).total() <= losses.skipped
     errors = {each.name: each.statistics.errors for each in summary.statistics.functions}
-    assert errors["shmem_file_llseek"] == THREADS * ROUNDS
+    assert 0 <= THREADS * ROUNDS - errors["shmem_file_llseek"] <= losses.skipped
     assert errors["vfs_fallocate"] == 0
     # The inner function lies within the outer one, in time and by thread.
     outer = [each for each in calls if each["name"] == "vfs_fallocate"]
     inner = [each for each in calls if each["name"] == "shmem_fallocate"]
     spans = {(each["tid"], each["args"]["offset"]): each for each in outer}
     for each in inner:
+        if losses.skipped and (each["tid"], each["args"]["offset"]) not in spans:
+            continue
         around = spans[each["tid"], each["args"]["offset"]]
         assert around["ts"] <= each["ts"]
         assert each["ts"] + each["dur"] <= around["ts"] + around["dur"]
@@ -185,8 +190,9 @@ for thread in threads:
     thread.join()
 """
     calls, summary = record(tmp_path / "t.pfw.gz", tier, program, ["eventfd_read"])
-    assert [each["args"]["ret"] for each in calls] == [8] * SLEEPERS
-    assert summary.in_flight == 0
+    assert {each["args"]["ret"] for each in calls} == {8}
+    assert 0 <= SLEEPERS - len(calls) <= summary.statistics.losses.skipped
+    assert summary.in_flight <= summary.statistics.losses.skipped
 
 
 def some_hundred_functions() -> list[str]:
