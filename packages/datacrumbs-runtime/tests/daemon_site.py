@@ -80,15 +80,21 @@ class RunningDaemon:
         self.output_path = site.root / f"{run_id}-{process.pid}.err"
 
     def wait_ready(self) -> None:
+        assert self.becomes_ready(), self.output()
+
+    def becomes_ready(self) -> bool:
+        """Wait until the daemon is ready, or has ended instead."""
         ready = self.site.run_dir / f"datacrumbs-{self.run_id}.ready"
         pid_file = ready.with_suffix(".pid")
         own = f"{self.process.pid}\n"
         deadline = time.monotonic() + READY_LIMIT_S
         # A daemon that was killed may have left its files.
         while not (ready.exists() and pid_file.read_text() == own and ready.exists()):
-            assert self.process.poll() is None, self.output()
+            if self.process.poll() is not None:
+                return False
             assert time.monotonic() < deadline, "not ready in time"
             time.sleep(0.005)
+        return True
 
     def stop(self, number: int = 15) -> float:
         """End it with a signal and return how long that took, in seconds."""

@@ -251,10 +251,7 @@ def test_names_in_the_log_cannot_look_like_lines_of_it(site: Site) -> None:
     category = replace(SYSCALLS, functions=("read", NAME))
     environment = {"DATACRUMBS_SERVICE_RUN_ID": "run1", "DATACRUMBS_USER": ALICE}
     daemon = site.daemon("run1", site.probe_file(ALICE, [category]), **environment)
-    ready = site.run_dir / "datacrumbs-run1.ready"
-    while daemon.process.poll() is None and not ready.exists():
-        time.sleep(0.01)
-    if daemon.process.poll() is None:
+    if daemon.becomes_ready():
         daemon.stop()
     (path,) = site.log_dir.iterdir()
     for text in (path.read_text(), daemon.output()):
@@ -293,20 +290,16 @@ def test_impossible_user_is_refused_in_words(site: Site, user: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["relative/%RUN_ID%", "/dev/null/%RUN_ID%", "/%USER%/../../x\0y", "/a\nb"]
+    "pattern", ["relative/%RUN_ID%", "/dev/null/%RUN_ID%", "{root}/%USER%/../../x", "{root}/a\nb"]
 )
-def test_impossible_trace_directory_is_refused_in_words(site: Site, pattern: str) -> None:
+def test_strange_trace_directory_works_or_is_refused_in_words(site: Site, pattern: str) -> None:
     daemon = site.daemon(
-        "run1", site.probe_file(ALICE), "--trace-dir-pattern", pattern.replace("\0", "")
+        "run1", site.probe_file(ALICE), "--trace-dir-pattern", pattern.format(root=site.root)
     )
-    ready = site.run_dir / "datacrumbs-run1.ready"
-    while daemon.process.poll() is None and not ready.exists():
-        time.sleep(0.01)
-    if daemon.process.poll() is None:
+    if daemon.becomes_ready():
         daemon.stop()
         assert daemon.process.returncode == 0
-        shutil.rmtree("/a\nb", ignore_errors=True)
-        shutil.rmtree("/x", ignore_errors=True)
+        assert "{root}" in pattern
         return
     assert daemon.exit_status() in (1, 2)
     assert "Traceback" not in daemon.output()

@@ -142,10 +142,7 @@ def test_memory_that_runs_out_during_the_run_leaves_a_valid_trace(site: Site) ->
 def test_too_few_descriptors_are_an_error_in_words_or_enough(site: Site, most: int) -> None:
     daemon = site.daemon("run1", site.probe_file(ALICE))
     resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (most, most))
-    ready = site.run_dir / "datacrumbs-run1.ready"
-    while daemon.process.poll() is None and not ready.exists():
-        time.sleep(0.01)
-    if daemon.process.poll() is None:
+    if daemon.becomes_ready():
         daemon.stop()
         assert daemon.process.returncode == 0
         return
@@ -179,10 +176,7 @@ def test_process_table_that_is_nearly_full_is_an_error_in_words_or_enough(
         (group / "pids.max").write_text(str(most))
         daemon = site.daemon("run1", site.probe_file(ALICE))
         (group / "cgroup.procs").write_text(str(daemon.process.pid))
-        ready = site.run_dir / "datacrumbs-run1.ready"
-        while daemon.process.poll() is None and not ready.exists():
-            time.sleep(0.01)
-        if daemon.process.poll() is None:
+        if daemon.becomes_ready():
             daemon.stop()
             assert daemon.process.returncode == 0
             return
