@@ -18,7 +18,7 @@ class Cgroup:
     Attributes:
         id: What tells it from others of its hierarchy.
         hierarchy: Number of the hierarchy; 0: the unified one (v2).
-        directory: Where it is mounted.
+        directory: Its directory.
     """
 
     id: int

@@ -131,7 +131,10 @@ class StatusDatabase:
             build_id_of: Gives the build id of a target's binary; None: it is not in question.
         """
         try:
-            known = self._read(INVALID) if self._path.exists() else {}
+            if not self._path.exists():
+                return {}
+            with self._open() as database:
+                known = _rows(database, INVALID)
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: known failures are not skipped: %s", self._path, error)
             return {}
@@ -146,7 +149,7 @@ class StatusDatabase:
         now = int(time.time())
         try:
             with self._open() as database:
-                known = _rows(database, INVALID) | _rows(database, SUCCESSFUL)
+                known = _rows(database)
                 rows = []
                 for outcome in outcomes:
                     status = SUCCESSFUL if outcome.reason is None else INVALID
@@ -165,10 +168,6 @@ class StatusDatabase:
                 database.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: results of attaching are not kept: %s", self._path, error)
-
-    def _read(self, status: str) -> dict[Target, _Known]:
-        with self._open() as database:
-            return _rows(database, status)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -223,10 +222,10 @@ class StatusDatabase:
             os.close(fd)
 
 
-def _rows(database: sqlite3.Connection, status: str) -> dict[Target, _Known]:
+def _rows(database: sqlite3.Connection, status: str | None = None) -> dict[Target, _Known]:
     rows = database.execute(
         "SELECT probe_group, scope_key, function_name, status, kernel_release, build_id, reason "
-        "FROM runtime_probe_status WHERE status = ?",
+        "FROM runtime_probe_status WHERE status = coalesce(?, status)",
         (status,),
     )
     return {Target(*row[:3]): row[3:] for row in rows}
