@@ -84,27 +84,31 @@ static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack
 	return pending;
 }
 
-/* Pop down to the innermost frame of a function, which is returned: its slot, or -1. */
+/*
+ * Pop down to the innermost frame of a function, which is returned: its slot, or -1. Without such a
+ * frame nothing is popped: the begin of this call was not seen (the kernel may skip a program, or
+ * the thread was not recorded yet), the calls around it were.
+ */
 __noinline int dc_pop_frame(struct dc_frames *calls, __u32 index)
 {
 	if (!calls)
 		return -1;
-	for (int i = 0; i < DC_FRAMES; i++) {
-		struct dc_pending *top = frame_at(calls, calls->depth - 1);
+	for (int i = 1; i <= DC_FRAMES; i++) {
+		struct dc_pending *frame = frame_at(calls, calls->depth - i);
 
-		if (!top)
+		if (!frame)
 			break;
-		calls->depth--;
-		if (top->function == index)
+		if (frame->function == index) {
+			calls->depth -= i;
 			return calls->depth;
+		}
 	}
 	return -1;
 }
 
 /*
  * The same by stack pointer. A function that jumps into another leaves it its stack pointer; the
- * kernel reports their ends innermost first. Without such a frame nothing is popped: the call
- * began before its thread was recorded.
+ * kernel reports their ends innermost first.
  */
 __noinline int dc_pop_frame_at(struct dc_frames *calls, __u64 stack_pointer)
 {

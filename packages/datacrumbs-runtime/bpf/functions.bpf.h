@@ -158,7 +158,10 @@ int dc_fentry(void *ctx)
 	function = function_row(dc_single_function);
 	if (!function || function->mode == DC_MODE_OFF)
 		return 0;
-	/* the kernel's stack is one per thread: the address of a local orders the frames */
+	/*
+	 * Functions of the kernel are never jumped out of, and few are attached this way: when
+	 * there is no room left, ends that were not seen have filled it, and all may go.
+	 */
 	pending = push_frame(dc_single_function, ~0ULL, &slot);
 	if (!pending)
 		return 0;

@@ -53,6 +53,13 @@ int probes(int number) {
     PROBE("part__return", "-4@%eax");
     return number;
 }
+/* With 0 a part ends in it that did not begin: the calls around it are no worse for that. */
+int torn(int number) {
+    if (number)
+        PROBE("half__entry", "-4@%edi");
+    PROBE("half__return", "-4@%eax");
+    return number;
+}
 """
 WORK = f"""
 import ctypes, threading
@@ -63,6 +70,7 @@ def work():
         assert calls.third(i, b"x") == -i
         assert calls.jumps(i, b"jump") == i + 100
         calls.probes(i)
+        assert calls.torn(i) == i
     assert calls.deep(10) == 10
 threads = [threading.Thread(target=work) for _ in range({THREADS})]
 for thread in threads:
@@ -86,8 +94,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def categories(library: Path) -> tuple[Category, ...]:
-    functions = ("first", "second", "third", "deep", "jumps", "lands")
-    arguments = {name: (NUMBER, NAME) for name in functions if name != "deep"}
+    functions = ("first", "second", "third", "deep", "jumps", "lands", "torn")
+    arguments = {name: (NUMBER, NAME) for name in functions if name not in {"deep", "torn"}}
+    arguments["torn"] = (NUMBER,)
     with ElfFile(library) as file:
         places = {file.file_offset(file.symbol_value(name) or 0) or 0 for name in functions[:3]}
         assert len({place % 4096 for place in places}) == 1
@@ -100,7 +109,8 @@ def categories(library: Path) -> tuple[Category, ...]:
                 ).stdout,
             )
         }
-    assert set(points) == {"part__entry", "part__return", "alone", "texts"}
+    pairs = {f"{name}__{end}" for name in ("part", "half") for end in ("entry", "return")}
+    assert set(points) == {*pairs, "alone", "texts"}
     of_probe = (NUMBER, Argument(1, 8, True, "name", "char *"))
     return (
         Category(
@@ -114,11 +124,11 @@ def categories(library: Path) -> tuple[Category, ...]:
         Category(
             ProbeType.USDT,
             "USDT",
-            ("part", "alone", "texts"),
+            ("part", "half", "alone", "texts"),
             binary_path=str(library),
             provider="testing",
             usdt_points=points,
-            arguments={"part": (NUMBER,), "texts": of_probe},
+            arguments={"part": (NUMBER,), "half": (NUMBER,), "texts": of_probe},
         ),
     )
 
@@ -143,7 +153,7 @@ def calls_by_thread(
         assert child.returncode == 0
         summary = engine.stop()
     losses = summary.statistics.losses
-    assert (losses.lost_calls, losses.missed_begin, losses.unaccounted) == (0, 0, 0)
+    assert (losses.lost_calls, losses.missed_begin, losses.unaccounted) == (0, THREADS, 0)
     threads: dict[int, list[dict[str, Any]]] = {}
     for call in calls_of(lines_of(summary.trace_path), child.pid):
         threads.setdefault(call["tid"], []).append(call)
@@ -173,6 +183,8 @@ def expected_calls() -> list[Call]:
         calls += [("part", None, i, None), ("alone", None, None, None)]
         calls += [("texts", None, -7, "text of a probe")]
         calls += [("deep", n, None, None) for n in range(3)] + [("first", 0, 0, "")]
+        calls += [("torn", i, i, None)]
+        calls += [("half", None, i, None)] * (i > 0)
     calls += [("deep", n, None, None) for n in range(11)] + [("first", 0, 0, "")]
     return calls
 
