@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from datacrumbs_runtime.bpf import bpf_syscall, layout
+from datacrumbs_runtime.bpf.misses import program_misses
 from datacrumbs_runtime.trace.losses import (
     KERNEL_COUNTERS,
     Losses,
@@ -130,6 +131,6 @@ def test_what_the_kernel_does_not_run_is_counted() -> None:
         stack.callback(os.close, program)
         for name in ("sched_process_exit", "bpf_trace_printk"):
             stack.callback(os.close, bpf_syscall.raw_tracepoint_open(program, name))
-        before = bpf_syscall.program_misses(program)
+        before = program_misses(program)
         subprocess.run(["true"], check=True)
-        assert bpf_syscall.program_misses(program) > before
+        assert program_misses(program) > before

@@ -5,7 +5,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf import bpf_syscall, perf_events
 from datacrumbs_runtime.bpf.bisection import attach_or_bisect, reason_of
 from datacrumbs_runtime.bpf.features import Tier, probe_event_source, returns_come_from_a_pool
 from datacrumbs_runtime.bpf.kernel_symbols import locate, traceable_functions
@@ -272,9 +272,7 @@ def _attach_perf(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) 
         made: list[int] = []
         try:
             for name, config in ((_RETURN, return_bit), (_ENTRY, 0)):
-                event = bpf_syscall.perf_event_open_probe(
-                    event_type, config, part[0].symbol.encode(), 0
-                )
+                event = perf_events.open_probe(event_type, config, part[0].symbol.encode(), 0)
                 made.append(event)
                 made.append(
                     bpf_syscall.link_create_perf_event(programs[name].fd, event, part[0].index)

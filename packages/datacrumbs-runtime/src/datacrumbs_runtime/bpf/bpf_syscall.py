@@ -1,4 +1,4 @@
-"""The system calls behind BPF, for what an installed libbpf may be too old to know.
+"""The system call bpf(2), for what an installed libbpf may be too old to know.
 
 Every function turns errno into :class:`OSError` at once. File descriptors that are returned belong
 to the caller and are closed on exec.
@@ -7,18 +7,10 @@ to the caller and are closed on exec.
 import array
 import ctypes
 import errno
-import os
 import struct
 from collections.abc import Sequence
 
-# Numbers of bpf(2) and perf_event_open(2), which the C library does not wrap.
-_SYSTEM_CALLS = {
-    "x86_64": (321, 298),
-    "aarch64": (280, 241),
-    "riscv64": (280, 241),
-    "ppc64le": (361, 319),
-    "s390x": (351, 331),
-}
+from datacrumbs_runtime.bpf.system_calls import Call, system_call
 
 # enum bpf_cmd
 _MAP_CREATE = 0
@@ -53,47 +45,26 @@ ATTACH_UPROBE_SESSION = 57
 
 # BPF_F_UPROBE_MULTI_RETURN and BPF_F_KPROBE_MULTI_RETURN
 _MULTI_RETURN = 1
-_PERF_FLAG_FD_CLOEXEC = 8
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_ATTRIBUTE_BYTES = 128
-_LOAD_ATTEMPTS = 5
 # Where bpf(2) answers how many elements a batch had; room for the position in a hash map.
 _BATCH_COUNT_OFFSET = 32
 _BATCH_POSITION_BYTES = 16
-# struct bpf_prog_info up to and with recursion_misses, which a kernel may leave at 0
-_PROGRAM_INFO_BYTES = 216
-_PROGRAM_MISSES_OFFSET = 208
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-def _system_call(index: int, *arguments: object) -> int:
-    numbers = _SYSTEM_CALLS.get(os.uname().machine)
-    if numbers is None:
-        raise OSError(errno.ENOSYS, f"no support for {os.uname().machine}")
-    attempts = 0
-    while True:
-        result = int(_libc.syscall(ctypes.c_long(numbers[index]), *arguments))
-        if result >= 0:
-            return result
-        number = ctypes.get_errno()
-        # The verifier answers EAGAIN to a signal that comes meanwhile; everything else EINTR.
-        attempts += number == errno.EAGAIN
-        if number != errno.EINTR and not 0 < attempts < _LOAD_ATTEMPTS:
-            raise OSError(number, os.strerror(number))
+# Where it answers how much it told of an object.
+_INFO_BYTES_OFFSET = 4
 
 
 def _bpf(command: int, attributes: bytes) -> int:
-    return _system_call(
-        0, ctypes.c_long(command), ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes))
+    return system_call(
+        Call.BPF,
+        ctypes.c_long(command),
+        ctypes.c_char_p(attributes),
+        ctypes.c_size_t(len(attributes)),
     )
 
 
 def _bpf_in_place(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     # For commands that answer in their attributes.
-    return _system_call(
-        0, ctypes.c_long(command), attributes, ctypes.c_size_t(ctypes.sizeof(attributes))
+    return system_call(
+        Call.BPF, ctypes.c_long(command), attributes, ctypes.c_size_t(ctypes.sizeof(attributes))
     )
 
 
@@ -214,16 +185,18 @@ def _batch(
     return _input(struct.pack("=QQQQIIQQ", *addresses, keys, values, count, map_fd, 0, 0))
 
 
-def program_misses(program_fd: int) -> int:
-    """Return how often the kernel did not run a program because it was running on that CPU.
+def object_info(fd: int, most_bytes: int) -> bytes:
+    """Return what the kernel tells of a program or a link, which may be less than was asked for.
 
-    Counted since Linux 5.12 (9ed9e9ba2337, "bpf: Count the number of times recursion was
-    prevented"); before, 0.
+    Args:
+        fd: The program or link.
+        most_bytes: How much of struct bpf_prog_info or bpf_link_info is wanted.
     """
-    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
-    attributes = struct.pack("=IIQ", program_fd, _PROGRAM_INFO_BYTES, _address(info))
-    _bpf(_OBJ_GET_INFO_BY_FD, attributes)
-    return int(struct.unpack_from("=Q", info, _PROGRAM_MISSES_OFFSET)[0])
+    info = ctypes.create_string_buffer(most_bytes)
+    attributes = _input(struct.pack("=IIQ", fd, most_bytes, _address(info)))
+    _bpf_in_place(_OBJ_GET_INFO_BY_FD, attributes)
+    (told_bytes,) = struct.unpack_from("=I", attributes, _INFO_BYTES_OFFSET)
+    return info.raw[:told_bytes]
 
 
 def program_load(
@@ -364,49 +337,3 @@ def link_create_kprobe_multi(
     )
     del words, tokens, names
     return result
-
-
-def perf_event_open_probe(event_type: int, config: int, target: bytes, offset: int) -> int:
-    """Open a perf event of the dynamic kinds ``uprobe`` and ``kprobe``, for all processes.
-
-    Args:
-        event_type: From ``/sys/bus/event_source/devices/{uprobe,kprobe}/type``.
-        config: Return bit and semaphore, as that directory's ``format`` says.
-        target: Path of the ELF file, or name of the kernel function.
-        offset: File offset, or offset within the kernel function, in bytes.
-    """
-    text = _input(target + b"\0")
-    return _perf_event_open(event_type, config, _address(text), offset)
-
-
-def perf_event_open_tracepoint(number: int) -> int:
-    """Open a perf event of an event of tracefs, for all processes.
-
-    Args:
-        number: What its file ``id`` says.
-    """
-    return _perf_event_open(_PERF_TYPE_TRACEPOINT, number)
-
-
-def _perf_event_open(event_type: int, config: int, config1: int = 0, config2: int = 0) -> int:
-    attributes = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIQQQQQIIQQ",
-            event_type,
-            _PERF_ATTRIBUTE_BYTES,
-            config,
-            *(0, 0, 0, 0, 0, 0),
-            config1,
-            config2,
-        ),
-        _PERF_ATTRIBUTE_BYTES,
-    )
-    # A probe's event is bound to one CPU only in name: its program runs on all of them.
-    return _system_call(
-        1,
-        attributes,
-        ctypes.c_int(-1),
-        ctypes.c_int(0),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 
-from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf import bpf_syscall, perf_events
 from datacrumbs_runtime.bpf.libbpf import Btf
 from datacrumbs_runtime.bpf.tracefs_events import SharedEvent, user_place
 from datacrumbs_runtime.errors import KernelError
@@ -201,7 +201,7 @@ def _try_perf(kind: str) -> None:
     program = _load()
     try:
         if kind == "kprobe":
-            event = bpf_syscall.perf_event_open_probe(event_type, 0, _QUIET_FUNCTION.encode(), 0)
+            event = perf_events.open_probe(event_type, 0, _QUIET_FUNCTION.encode(), 0)
         else:
             event = _open_uprobe_on_nothing(event_type)
         try:
@@ -214,7 +214,7 @@ def _try_perf(kind: str) -> None:
 
 def _open_uprobe_on_nothing(event_type: int) -> int:
     with _file_of_nobody() as file:
-        return bpf_syscall.perf_event_open_probe(event_type, 0, b"/proc/self/fd/%d" % file, 0)
+        return perf_events.open_probe(event_type, 0, b"/proc/self/fd/%d" % file, 0)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datacrumbs_runtime.bpf import bpf_syscall, layout, profile_map
+from datacrumbs_runtime.bpf import bpf_syscall, layout, misses, profile_map
 from datacrumbs_runtime.bpf.libbpf import Map, Object, Program, possible_cpus
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
 from datacrumbs_runtime.bpf.session_functions import object_for_this_kernel
@@ -283,7 +283,7 @@ class Loaded:
         for program in self._programs:
             # Those of a tier that the kernel refused are not there.
             with suppress(OSError):
-                count += bpf_syscall.program_misses(program.fd)
+                count += misses.program_misses(program.fd)
         return count
 
     def pin_processes(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf import bpf_syscall, perf_events
 from datacrumbs_runtime.bpf.grace_periods import expedited_grace_periods
 from datacrumbs_runtime.errors import KernelError
 
@@ -93,7 +93,7 @@ class SharedEvent:
             OSError: The kernel refused one of the places, or all.
         """
         number = (self._directory / "events" / self._group / self._name / "id").read_text()
-        event = bpf_syscall.perf_event_open_tracepoint(int(number))
+        event = perf_events.open_tracepoint(int(number))
         try:
             return bpf_syscall.link_create_perf_event(program, event, cookie), event
         except OSError:

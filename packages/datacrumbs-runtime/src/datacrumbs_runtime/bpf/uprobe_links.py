@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf import bpf_syscall, perf_events
 from datacrumbs_runtime.bpf.features import Tier, probe_event_source, semaphore_shift
 from datacrumbs_runtime.bpf.layout import COOKIE_BY_STACK_BIT, COOKIE_SHARED_BIT, PLACE_BITS
 from datacrumbs_runtime.bpf.links import Links
@@ -129,7 +129,7 @@ def _attach_each(
         config = return_bit if at_return else 0
         if place.semaphore:
             config |= place.semaphore << semaphore_shift()
-        event = bpf_syscall.perf_event_open_probe(event_type, config, path, place.offset)
+        event = perf_events.open_probe(event_type, config, path, place.offset)
         made.add(event)
         made.add(bpf_syscall.link_create_perf_event(program, event, place.function))
 
