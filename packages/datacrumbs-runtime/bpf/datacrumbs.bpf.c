@@ -69,12 +69,12 @@ int BPF_PROG(dc_exec, struct task_struct *task, int old_pid, struct linux_binprm
 
 	if (!thread) {
 		/* one that just came to the owner, such as a login */
-		if (dc_all_processes && dc_control.recording && is_owned())
+		if (dc_all_processes && dc_control.recording && is_owned() && !is_secret(binprm))
 			register_current();
 		return 0;
 	}
 	/* a program that gave up or took on another user's rights is that user's business */
-	if (!is_owned()) {
+	if (!is_owned() || is_secret(binprm)) {
 		unregister_current();
 		count_loss(DC_LOSS_REFUSED);
 		return 0;

@@ -119,9 +119,25 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+typedef struct {
+	__u32 val;
+} kgid_t;
+
+typedef struct {
+	__u64 bits; /* however the kernel calls them */
+} kernel_cap_t;
+
+struct user_namespace {
+	int level;
+};
+
 struct cred {
 	kuid_t uid;
+	kgid_t gid;
 	kuid_t euid;
+	kgid_t egid;
+	kernel_cap_t cap_permitted;
+	struct user_namespace *user_ns;
 };
 
 struct kernfs_node {
@@ -162,6 +178,8 @@ struct task_struct {
 
 struct linux_binprm {
 	struct file *file;
+	unsigned int secureexec : 1;
+	unsigned int interp_flags;
 };
 
 #pragma clang attribute pop

@@ -36,6 +36,12 @@ const volatile struct dc_profile dc_no_calls = { .min_ns = ~0ULL };
 
 struct dc_control dc_control = {};
 
+/* Whether those who read the trace may know what the kernel's memory holds. */
+static __always_inline int is_roots_run(void)
+{
+	return !dc_owner_uid || dc_owner_uid == DC_ANY_UID;
+}
+
 /* What was known when a call began, and the values that will be written. */
 struct dc_pending {
 	__u64 start_ns;

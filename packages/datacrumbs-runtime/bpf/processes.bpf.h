@@ -116,17 +116,41 @@ static __always_inline int is_in_owner_cgroup(void)
 
 /*
  * Whether the current process may be recorded by this run. A program that has more rights than its
- * user (setuid) may not: what it does with them is not for his eyes.
+ * user (setuid, setgid, capabilities of its file) may not: what it does with them is not for his
+ * eyes. Rights within a user's own namespace are his.
  */
 static __always_inline int is_owned(void)
 {
 	__u32 uid = (__u32)bpf_get_current_uid_gid();
 	struct task_struct *task = bpf_get_current_task_btf();
+	const struct cred *cred = task->cred;
+	__u64 capabilities = 0;
 
 	if (dc_owner_uid != DC_ANY_UID &&
-	    (uid != dc_owner_uid || BPF_CORE_READ(task, cred, euid.val) != uid))
+	    (uid != dc_owner_uid || BPF_CORE_READ(cred, euid.val) != uid))
 		return 0;
+	if (!is_roots_run()) {
+		if (BPF_CORE_READ(cred, gid.val) != BPF_CORE_READ(cred, egid.val))
+			return 0;
+		bpf_core_read(&capabilities, sizeof(capabilities), &cred->cap_permitted);
+		if (capabilities && !BPF_CORE_READ(cred, user_ns, level))
+			return 0;
+	}
 	return is_in_owner_cgroup();
+}
+
+#define DC_BINPRM_NO_DUMP 1 /* BINPRM_FLAGS_ENFORCE_NONDUMP: a file that its user cannot read */
+
+/*
+ * Whether an exec gave the current process rights, or a program, that its user may not look into,
+ * as ptrace(2) sees it. The process may have given the rights up again by the time we look.
+ */
+static __always_inline int is_secret(struct linux_binprm *binprm)
+{
+	if (is_roots_run())
+		return 0;
+	return BPF_CORE_READ_BITFIELD_PROBED(binprm, secureexec) ||
+	       BPF_CORE_READ(binprm, interp_flags) & DC_BINPRM_NO_DUMP;
 }
 
 /* Tell user space what a process or thread is called, and whose child it is. */

@@ -55,9 +55,11 @@ static long hash_word(__u64 index, struct dc_words *words)
 }
 
 /*
- * Read a string of the current process (or of the kernel, for kernel functions) and return its id,
- * or 0 if the memory is not there. With a descriptor (not negative, or AT_FDCWD) the string is a
- * path that starts at that directory; an empty one means the descriptor itself (AT_EMPTY_PATH).
+ * Read a string of the current process and return its id, or 0 if the memory is not there. For root
+ * it may be one of the kernel, as functions of the kernel have them. Whoever else calls with an
+ * address of the kernel chose it himself: system calls and functions take whatever they are given.
+ * With a descriptor (not negative, or AT_FDCWD) the string is a path that starts at that directory;
+ * an empty one means the descriptor itself (AT_EMPTY_PATH).
  */
 __noinline __u64 dc_string_id(struct dc_thread *thread, __u64 address, int is_path, int descriptor)
 {
@@ -83,7 +85,7 @@ __noinline __u64 dc_string_id(struct dc_thread *thread, __u64 address, int is_pa
 		return 0;
 	if (limit > DC_MAX_TEXT_BYTES)
 		limit = DC_MAX_TEXT_BYTES;
-	if ((__s64)address < 0)
+	if ((__s64)address < 0 && is_roots_run())
 		length = bpf_probe_read_kernel_str(to->text, limit, (const void *)address);
 	else
 		length = bpf_probe_read_user_str(to->text, limit, (const void *)address);

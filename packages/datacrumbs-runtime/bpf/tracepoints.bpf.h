@@ -117,6 +117,22 @@ static __always_inline int find_owner(struct dc_tracepoint *point, struct dc_fun
 	return -1;
 }
 
+/*
+ * Somebody who is not recorded begins to use an object, or a thread's number, that may have been a
+ * recorded process's before. What we know of it must not make his work that process's.
+ */
+static __always_inline void forget_object(struct dc_tracepoint *point,
+					  struct dc_tracepoint_arguments *arguments,
+					  struct dc_span_key *key)
+{
+	__u64 object = 0;
+
+	if (point->role == DC_TRACEPOINT_BEGIN)
+		bpf_map_delete_elem(&spans, key);
+	if (point->publishes && !read_field(&point->owner, arguments, &object))
+		bpf_map_delete_elem(&owners, &object);
+}
+
 static __always_inline int end_span(struct dc_tracepoint *point, struct dc_function *function,
 				    struct dc_tracepoint_arguments *arguments,
 				    struct dc_span_key *key, __u64 now)
@@ -183,8 +199,10 @@ static __always_inline int tracepoint(void *ctx, struct dc_tracepoint_arguments 
 		return 0;
 	if (point->role == DC_TRACEPOINT_END)
 		return end_span(point, function, arguments, &key, now);
-	if (find_owner(point, function, arguments, &owner))
+	if (find_owner(point, function, arguments, &owner)) {
+		forget_object(point, arguments, &key);
 		return 0;
+	}
 	made = span_buffer(dc_take_span());
 	count_loss(DC_LOSS_ENTERED);
 	if (!made) {
