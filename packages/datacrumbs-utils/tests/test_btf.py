@@ -2,17 +2,18 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from datacrumbs_utils.discovery import btf, tracefs
+from datacrumbs_utils.discovery import btf
 from datacrumbs_utils.discovery.btf_types import KIND_FUNC, BtfError, TypeTable
 from datacrumbs_utils.discovery.signatures import Kind
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 EVENTS = Path("/sys/kernel/tracing/events")
+# Type and name of a field of a record, without the four that all records begin with.
+FIELD = re.compile(r"field:(?!.*\bcommon_)(.*?)(\w+);")
 
 pytestmark = pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")
 
@@ -26,9 +27,8 @@ def dump() -> str:
 
 def test_functions_are_those_of_bpftool(dump: str) -> None:
     expected = set(re.findall(r"^\[\d+\] FUNC '(\S+)'", dump, re.MULTILINE))
-    found = {one.symbol for one in btf.functions()}
     assert len(expected) > 10_000
-    assert found == expected
+    assert btf.functions() == expected
 
 
 def test_parameters_are_those_of_bpftool(dump: str) -> None:
@@ -59,37 +59,6 @@ def test_signature_is_spelled_as_the_kernel_declares_it(function: str, text: str
     assert btf.signatures([function])[function].text(function) == text
 
 
-def formats() -> Iterator[tuple[str, str]]:
-    for path in sorted(EVENTS.glob("*/*/format")):
-        # Records of ftrace's own are no tracepoints; those of system calls have a table.
-        if path.parts[-3] not in ("ftrace", "syscalls"):
-            yield path.parts[-2], path.read_text()
-
-
-@pytest.mark.skipif(not EVENTS.is_dir(), reason="tracefs is not mounted or not readable")
-def test_tracepoint_fields_are_those_of_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked = unknown = 0
-    for name, text in formats():
-        expected = [(one.name, one.offset, one.size) for one in tracefs.parse_format(text)]
-        found = [(one.name, one.offset, one.size) for one in btf.tracepoint_fields(name)]
-        checked += 1
-        if expected and not found:
-            unknown += 1  # Several classes fit, and nothing is said rather than a guess.
-        else:
-            assert found == expected, name
-    assert checked > 1000
-    assert unknown < checked // 10
-
-
-@pytest.mark.skipif(not EVENTS.is_dir(), reason="tracefs is not mounted or not readable")
-def test_every_tracepoint_of_tracefs_is_known_with_its_arguments() -> None:
-    known = btf.tracepoints()
-    missing = [name for name, _ in formats() if name not in known]
-    assert missing == []
-    assert [one.label for one in known["block_rq_complete"]] == ["rq", "error", "nr_bytes"]
-    assert known["block_bio_queue"][0].c_type == "struct bio *"
-
-
 @pytest.mark.skipif(not (EVENTS / "syscalls").is_dir(), reason="tracefs lists no system calls")
 def test_system_calls_are_those_of_tracefs() -> None:
     found = btf.syscall_signatures()
@@ -99,12 +68,13 @@ def test_system_calls_are_those_of_tracefs() -> None:
     for name, signature in found.items():
         path = EVENTS / "syscalls" / f"sys_enter_{kernel_names.get(name, name)}" / "format"
         if path.exists():
-            fields = tracefs.parse_format(path.read_text())[1:]
-            assert [one.label for one in signature.parameters] == [one.name for one in fields]
+            # The first field of its own is the system call's number.
+            _, *fields = FIELD.findall(path.read_text())
+            assert [one.label for one in signature.parameters] == [label for _, label in fields]
             pointers = [one.type.kind is Kind.POINTER for one in signature.parameters]
-            handles = ("timer_t", "cap_user_header_t", "cap_user_data_t")
+            handles = ("cap_user_header_t", "cap_user_data_t")
             assert pointers == [
-                "*" in one.c_type or one.c_type.endswith(handles[1:]) for one in fields
+                "*" in c_type or c_type.strip().endswith(handles) for c_type, _ in fields
             ], name
             checked += 1
     assert checked > 300

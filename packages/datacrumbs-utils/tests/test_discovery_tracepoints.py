@@ -27,6 +27,24 @@ def entry(functions: str, more: str = "") -> str:
     return f"capture_probes: [{{name: t, probe: tracepoint, {functions}{more}}}]"
 
 
+@pytest.mark.skipif(not EVENTS.is_dir(), reason="tracefs is not mounted or not readable")
+def test_every_tracepoint_of_tracefs_is_known_with_its_arguments(
+    tracepoints: KernelTracepoints,
+) -> None:
+    listed = [
+        path.parts[-2]
+        for path in EVENTS.glob("*/*/format")
+        # Records of ftrace's own are no tracepoints, nor are probes of other tests; those of system
+        # calls have a table.
+        if not path.parts[-3].startswith(("ftrace", "syscalls", "datacrumbs_"))
+    ]
+    assert [name for name in listed if name not in tracepoints.by_name] == []
+    completed = tracepoints.by_name["block_rq_complete"]
+    assert [label for label, _ in completed.parameters] == ["rq", "error", "nr_bytes"]
+    queued = tracepoints.by_name["block_bio_queue"]
+    assert queued.table.c_type(queued.parameters[0][1]).name == "struct bio *"
+
+
 def test_a_span_has_begin_end_and_the_same_key(tracepoints: KernelTracepoints) -> None:
     span = tracepoints.span("block_rq")
     assert (span.begin, span.end) == ("block_rq_issue", "block_rq_complete")

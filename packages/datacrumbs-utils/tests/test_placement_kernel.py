@@ -250,7 +250,8 @@ def test_moved_probes_record_the_same_calls_of_a_cet_library(
     )
     functions = [f"{one.symbol}:{one.value:#x}" for one in elf.functions(library)]
     if captured == "by_type":
-        arguments = dwarf.arguments(library, functions)
+        found = dwarf.signatures(library, functions)
+        arguments = {name: signature.arguments() for name, signature in found.items()}
     else:
         arguments = dict.fromkeys(functions, ALL_REGISTERS)
     plain, moved = categories(library, arguments)

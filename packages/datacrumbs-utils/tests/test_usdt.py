@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from datacrumbs_utils.discovery import elf, usdt
+from datacrumbs_utils.discovery import usdt
+from datacrumbs_utils.discovery.elf_image import ElfImage
 
 BINARIES = [Path("/usr/bin/python3.11"), Path("/usr/lib/x86_64-linux-gnu/libstdc++.so.6")]
 
@@ -60,7 +61,8 @@ def readelf(path: Path) -> list[tuple[str, str, int, int, str]]:
 
 
 def offset(path: Path, address: int) -> int:
-    found = elf.file_offset(path, address)
+    with ElfImage(path) as image:
+        found = image.file_offset(address)
     assert found is not None
     return found
 

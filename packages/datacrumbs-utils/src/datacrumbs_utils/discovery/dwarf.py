@@ -12,14 +12,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from datacrumbs_runtime.schema.probe_file import Argument
 from datacrumbs_utils.discovery import cache, debug_files, dwarf_types, elf
 from datacrumbs_utils.discovery import dwarf_entries as dw
 from datacrumbs_utils.discovery.candidates import Candidate
 from datacrumbs_utils.discovery.dwarf_entries import DebugInfo, Entry, Unit
 from datacrumbs_utils.discovery.dwarf_forms import DwarfError
 from datacrumbs_utils.discovery.elf_image import ElfError, ElfImage
-from datacrumbs_utils.discovery.signatures import Signature, arguments_of, from_row, to_row
+from datacrumbs_utils.discovery.signatures import Signature, from_row, to_row
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +27,6 @@ _CACHE_VERSION = 1
 # The compiler changed what these copies of a function take; no one wrote down how.
 _CHANGED = re.compile(r".*\.(?:isra|constprop|part)\.\d+.*")
 _CONTAINERS = frozenset({dw.TAG_SUBPROGRAM, dw.TAG_NAMESPACE})
-
-
-def arguments(
-    path: str | os.PathLike[str], symbols: Iterable[str]
-) -> dict[str, tuple[Argument, ...]]:
-    """Return the arguments of functions by symbol; see :func:`signatures`."""
-    return arguments_of(signatures(path, symbols))
 
 
 def signatures(path: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str, Signature]:

@@ -35,12 +35,6 @@ def build_id(path: str | os.PathLike[str]) -> str | None:
         return image.build_id()
 
 
-def file_offset(path: str | os.PathLike[str], value: int) -> int | None:
-    """Return where the file holds an address, in bytes, or None if no segment does."""
-    with ElfImage(path) as image:
-        return image.file_offset(value)
-
-
 def functions(path: str | os.PathLike[str]) -> list[Candidate]:
     """Return the functions of an ELF file, sorted by name.
 

@@ -18,11 +18,8 @@ from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 from datacrumbs_runtime.process import run
 
 ET_REL = 1
-ET_EXEC = 2
-ET_DYN = 3
 EM_X86_64 = 62
 EM_AARCH64 = 183
-EM_PPC64 = 21
 PT_LOAD = 1
 PT_NOTE = 4
 PF_X = 1
@@ -31,13 +28,11 @@ SHT_NOTE = 7
 SHT_NOBITS = 8
 SHT_DYNSYM = 11
 SHT_GNU_VERSYM = 0x6FFFFFFF
-SHF_ALLOC = 2
 SHF_EXECINSTR = 4
 SHF_COMPRESSED = 0x800
 SHN_UNDEF = 0
-SHN_ABS = 0xFFF1
-STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-STT_OBJECT, STT_FUNC, STT_GNU_IFUNC = 1, 2, 10
+STB_LOCAL = 0
+STT_FUNC, STT_GNU_IFUNC = 2, 10
 NT_GNU_BUILD_ID = 3
 MAX_COMPRESSED_MODULE_BYTES = 256 << 20
 
@@ -61,7 +56,6 @@ class Section:
     offset: int
     size: int
     link: int
-    entry_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class Symbol:
         value: Its address (in a relocatable file: its offset in the section).
         size: Its size in bytes, 0 if unknown.
         kind: STT_FUNC, STT_GNU_IFUNC, ...
-        binding: STB_LOCAL, STB_GLOBAL or STB_WEAK.
+        binding: STB_LOCAL, or that of a symbol that other files see.
         section: Index of its section, SHN_UNDEF if it is defined elsewhere.
         exported: Whether the dynamic linker can see it.
         default_version: False for an older version kept for old programs (``name@VERSION``).
@@ -105,7 +99,7 @@ class ElfImage:
 
     Attributes:
         path: Where it was opened.
-        type: ET_REL, ET_EXEC or ET_DYN.
+        type: ET_REL, or that of a program or library.
         machine: EM_X86_64, EM_AARCH64, ...
         sections: The section header table.
         segments: The program header table.
@@ -178,10 +172,7 @@ class ElfImage:
         if rows:
             start, size = rows[names_index][4], rows[names_index][5]
             names = image[start : start + size]
-        self.sections = tuple(
-            Section(text_at(names, row[0]), row[1], row[2], row[3], row[4], row[5], row[6], row[9])
-            for row in rows
-        )
+        self.sections = tuple(Section(text_at(names, row[0]), *row[1:7]) for row in rows)
 
     def section(self, name: str) -> Section | None:
         """Return the first section of that name, or None."""

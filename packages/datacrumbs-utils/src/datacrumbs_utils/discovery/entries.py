@@ -93,7 +93,6 @@ class Entry:
         takes_arguments: Whether arguments are captured at all.
         uses_spans: Whether begin and end tracepoints become one call.
         mode: ``trace``, ``profile``, or None for the mode of the run.
-        is_enabled: Whether it is used.
         is_optional: Whether it may be absent from this machine.
         custom_probes: JSON list of a custom probe's functions.
     """
@@ -118,7 +117,6 @@ class Entry:
     takes_arguments: bool = True
     uses_spans: bool = True
     mode: str | None = None
-    is_enabled: bool = True
     is_optional: bool = False
     custom_probes: str | None = None
 

@@ -63,7 +63,7 @@ def parse(header: Path, directories: list[str]) -> Parsed:
 
     Args:
         header: Its path.
-        directories: Where its includes are looked for, besides the usual places.
+        directories: Where its includes are looked for, besides the header's own directory.
 
     Raises:
         ConfigurationError: libclang is missing or cannot make sense of the file.

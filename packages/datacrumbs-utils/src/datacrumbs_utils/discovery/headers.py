@@ -5,15 +5,14 @@ kept until one of the files that it includes changes.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
-from datacrumbs_runtime.schema.probe_file import Argument
 from datacrumbs_utils.discovery import cache, include_directories
-from datacrumbs_utils.discovery.signatures import Signature, arguments_of, from_row, to_row
+from datacrumbs_utils.discovery.signatures import Signature, from_row, to_row
 
 _CACHE_KIND = "headers"
 _CACHE_VERSION = 1
@@ -33,18 +32,12 @@ class Declared:
     file: str
 
 
-def functions(
-    header: str | os.PathLike[str], include_dirs: Sequence[str | os.PathLike[str]] = ()
-) -> frozenset[str]:
+def functions(header: str | os.PathLike[str]) -> frozenset[str]:
     """Return the names of the functions that a header is about.
 
     Those are the ones that it declares, and those of the headers that it includes from its own
     directory (``hdf5.h`` consists of such headers). Of a header in a directory that many libraries
     share only its own and those in ``bits`` count. Inline functions are left out.
-
-    Args:
-        header: Its path.
-        include_dirs: Directories for its includes, besides the usual ones.
 
     Raises:
         ConfigurationError: It cannot be read.
@@ -52,37 +45,23 @@ def functions(
     path = Path(header).resolve()
     return frozenset(
         name
-        for name, declared in _declarations(path, include_dirs).items()
+        for name, declared in _declarations(path).items()
         if _belongs(Path(declared.file), path)
     )
 
 
-def signatures(
-    header: str | os.PathLike[str],
-    symbols: Iterable[str],
-    include_dirs: Sequence[str | os.PathLike[str]] = (),
-) -> dict[str, Signature]:
+def signatures(header: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str, Signature]:
     """Return the signatures of functions that a header or one of its includes declares.
 
     Args:
         header: Its path.
         symbols: Names of functions; those that are not declared are missing in the result.
-        include_dirs: Directories for its includes, besides the usual ones.
 
     Raises:
         ConfigurationError: It cannot be read.
     """
-    declared = _declarations(Path(header).resolve(), include_dirs)
+    declared = _declarations(Path(header).resolve())
     return {name: declared[name].signature for name in symbols if name in declared}
-
-
-def arguments(
-    header: str | os.PathLike[str],
-    symbols: Iterable[str],
-    include_dirs: Sequence[str | os.PathLike[str]] = (),
-) -> dict[str, tuple[Argument, ...]]:
-    """Return the arguments of functions; see :func:`signatures`."""
-    return arguments_of(signatures(header, symbols, include_dirs))
 
 
 def _belongs(file: Path, header: Path) -> bool:
@@ -94,17 +73,14 @@ def _belongs(file: Path, header: Path) -> bool:
     return file.is_relative_to(header.parent)
 
 
-def _declarations(
-    header: Path, include_dirs: Sequence[str | os.PathLike[str]]
-) -> dict[str, Declared]:
+def _declarations(header: Path) -> dict[str, Declared]:
     if not header.is_file():
         raise ConfigurationError(f"{header}: no such header")
-    directories = [os.fspath(one) for one in include_dirs]
-    key = "\n".join((os.fspath(header), *directories))
+    key = os.fspath(header)
     stored = cache.load(_CACHE_KIND, _CACHE_VERSION, key)
     found = _from_cache(stored)
     if found is None:
-        found, files = _parse(header, directories)
+        found, files = _parse(header)
         rows = {name: [one.file, to_row(one.signature)] for name, one in found.items()}
         cache.store(_CACHE_KIND, _CACHE_VERSION, key, {"files": _stamps(files), "functions": rows})
     return found
@@ -137,9 +113,10 @@ def _stamps(files: Iterable[str]) -> dict[str, list[int]]:
     return stamps
 
 
-def _parse(header: Path, directories: list[str]) -> tuple[dict[str, Declared], list[str]]:
+def _parse(header: Path) -> tuple[dict[str, Declared], list[str]]:
     from datacrumbs_utils.discovery import header_parser
 
+    directories: list[str] = []
     parsed = header_parser.parse(header, directories)
     for _ in range(_MAX_ATTEMPTS):
         if parsed.missing is None:

@@ -52,7 +52,7 @@ def functions(path: Path = KALLSYMS) -> list[Candidate]:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     counts = Counter(_LINE.findall(text))
     traceable = tracefs.traceable_functions()
-    blacklist = tracefs.blacklisted_functions() or frozenset()
+    blacklist = tracefs.blacklisted_functions()
     return [
         Candidate(symbol=name, refused=_refusal(name, counts[name], traceable, blacklist))
         for name in sorted(counts)

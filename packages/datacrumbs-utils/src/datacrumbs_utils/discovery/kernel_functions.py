@@ -126,7 +126,7 @@ def _from_module(entry: Entry, choice: Choice, machine: Machine) -> list[Candida
     return found
 
 
-def syscall_category(choice: Choice) -> Category:
+def syscall_category(choice: Choice, machine: Machine) -> Category:
     """Return the probe file's category of chosen system calls.
 
     The recorder knows what to show of a system call; only overrides go into the probe file.
@@ -135,9 +135,8 @@ def syscall_category(choice: Choice) -> Category:
     overrides = entry.function_arguments
     names = tuple(choice.chosen)
     arguments = {name: overrides[name] for name in names if name in overrides}
-    for name, signature in btf.syscall_signatures().items():
-        if name in choice.chosen:
-            describe(choice, name, signature)
+    for name in names:
+        describe(choice, name, machine.syscalls[name])
     choice.arguments_from["built in"] = len(names) - len(arguments)
     if arguments:
         choice.arguments_from["YAML"] = len(arguments)

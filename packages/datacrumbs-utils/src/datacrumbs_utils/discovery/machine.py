@@ -3,8 +3,8 @@
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from datacrumbs_runtime.schema.probe_file import Argument
 from datacrumbs_utils.discovery.candidates import Candidate
+from datacrumbs_utils.discovery.signatures import Signature
 from datacrumbs_utils.discovery.tracepoints import KernelTracepoints
 
 
@@ -17,19 +17,18 @@ class Machine:
         self.header_functions = lru_cache(maxsize=None)(self._header_functions)
 
     @cached_property
-    def syscalls(self) -> dict[str, tuple[Argument, ...]]:
+    def syscalls(self) -> dict[str, Signature]:
         """System calls by the name that ``unistd.h`` has for them."""
         from datacrumbs_utils.discovery import btf
 
-        return btf.syscalls()
+        return btf.syscall_signatures()
 
     @cached_property
     def described_functions(self) -> frozenset[str]:
         """Names of the kernel functions that BTF describes."""
         from datacrumbs_utils.discovery import btf
-        from datacrumbs_utils.discovery.btf_types import KIND_FUNC
 
-        return frozenset(name for table in btf.tables() for name in table.names(KIND_FUNC))
+        return btf.functions()
 
     @cached_property
     def kernel_functions(self) -> list[Candidate]:
@@ -46,4 +45,4 @@ class Machine:
     def _header_functions(self, path: Path) -> frozenset[str]:
         from datacrumbs_utils.discovery import headers
 
-        return frozenset(headers.functions(path))
+        return headers.functions(path)

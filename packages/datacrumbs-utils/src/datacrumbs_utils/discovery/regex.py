@@ -1,7 +1,6 @@
 """Regular expressions as host configurations write them: ECMAScript style, full match, any case."""
 
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 POSIX_CLASSES = {
@@ -96,11 +95,6 @@ def compile_regex(source: str, *, match_case: bool = False) -> Regex:
         return Regex(source, re.compile(_to_python(source), flags))
     except (re.error, OverflowError, RecursionError) as error:
         raise RegexError(f"regex {source!r}: {error}") from error
-
-
-def any_of(regexes: Iterable[Regex], matches: Callable[[Regex], bool]) -> Regex | None:
-    """Return the first expression for which ``matches`` holds, or None."""
-    return next((regex for regex in regexes if matches(regex)), None)
 
 
 def _to_python(source: str) -> str:

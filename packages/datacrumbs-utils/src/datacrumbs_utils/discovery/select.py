@@ -202,7 +202,7 @@ def _category(choice: Choice, machine: Machine) -> Category:
     if probe is ProbeType.SYSCALLS:
         from datacrumbs_utils.discovery import kernel_functions
 
-        return kernel_functions.syscall_category(choice)
+        return kernel_functions.syscall_category(choice, machine)
     if probe is ProbeType.KPROBE:
         from datacrumbs_utils.discovery import kernel_functions
 

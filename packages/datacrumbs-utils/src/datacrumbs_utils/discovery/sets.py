@@ -11,7 +11,6 @@ from datacrumbs_utils.discovery.config import HostConfig
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.problems import Problem, nearest
 
-DEFAULT_SET = "posix"
 MAX_INCLUDE_DEPTH = 8
 
 

@@ -137,11 +137,6 @@ def captured_name(c_type: CType) -> str:
     return c_type.base
 
 
-def arguments_of(signatures: Mapping[str, Signature]) -> dict[str, tuple[Argument, ...]]:
-    """Return the arguments of each function."""
-    return {name: signature.arguments() for name, signature in signatures.items()}
-
-
 def pointer_to(target: str) -> CType:
     """Return the type of a pointer; ``target`` is the name of what it points to."""
     if "(" in target:

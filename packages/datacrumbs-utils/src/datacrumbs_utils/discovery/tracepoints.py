@@ -1,6 +1,5 @@
 """Tracepoints of the running kernel as functions to record: spans, instants and their fields."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,7 +91,7 @@ class KernelTracepoints:
         if stem == name or end is None or stem in _NO_SPANS:
             return None
         has_result = bool(end.parameters) and end.parameters[-1][0] in _RESULTS
-        result = (spans.At(index=-1),) if has_result else ()
+        result = (At(index=-1),) if has_result else ()
         return Recipe(stem, name, stem + _EXIT, result=result)
 
     def span(self, name: str) -> Span:
@@ -208,13 +207,3 @@ def _field(tracepoint: Tracepoint, index: int, type_id: int, field: Field) -> Ar
                 path,
             )
     return None
-
-
-def tracepoint_roles(recipes: Mapping[str, Recipe]) -> dict[str, str]:
-    """Return which span each begin and end tracepoint belongs to."""
-    return {
-        tracepoint: name
-        for name, recipe in recipes.items()
-        for tracepoint in (recipe.begin, recipe.end)
-        if tracepoint != name
-    }
