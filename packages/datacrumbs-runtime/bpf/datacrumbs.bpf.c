@@ -69,12 +69,13 @@ int BPF_PROG(dc_exec, struct task_struct *task, int old_pid, struct linux_binprm
 
 	if (!thread) {
 		/* one that just came to the owner, such as a login */
-		if (dc_all_processes && dc_control.recording && is_owned() && !is_secret(binprm))
+		if (dc_all_processes && dc_control.recording && is_owned() &&
+		    !has_gained_rights(binprm))
 			register_current();
 		return 0;
 	}
 	/* a program that gave up or took on another user's rights is that user's business */
-	if (!is_owned() || is_secret(binprm)) {
+	if (!is_owned() || has_gained_rights(binprm)) {
 		unregister_current();
 		count_loss(DC_LOSS_REFUSED);
 		return 0;

@@ -123,21 +123,11 @@ typedef struct {
 	__u32 val;
 } kgid_t;
 
-typedef struct {
-	__u64 bits; /* however the kernel calls them */
-} kernel_cap_t;
-
-struct user_namespace {
-	int level;
-};
-
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
 	kuid_t euid;
 	kgid_t egid;
-	kernel_cap_t cap_permitted;
-	struct user_namespace *user_ns;
 };
 
 struct kernfs_node {
@@ -162,8 +152,22 @@ struct css_set {
 	struct cgroup_subsys_state *subsys[16]; /* as many as the kernel has controllers */
 };
 
+struct mm_struct {
+	unsigned long flags;
+};
+
+typedef struct {
+	unsigned long __mm_flags[1];
+} mm_flags_t;
+
+/* since Linux 6.18 */
+struct mm_struct___bitmap {
+	mm_flags_t flags;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
+	struct mm_struct *mm;
 	unsigned int flags;
 	int pid;
 	int tgid;
@@ -179,7 +183,6 @@ struct task_struct {
 struct linux_binprm {
 	struct file *file;
 	unsigned int secureexec : 1;
-	unsigned int interp_flags;
 };
 
 #pragma clang attribute pop

@@ -114,43 +114,45 @@ static __always_inline int is_in_owner_cgroup(void)
 	return 0;
 }
 
+#define DC_DUMPABLE_MASK 3 /* MMF_DUMPABLE_MASK, include/linux/mm_types.h */
+#define DC_DUMPABLE 1	   /* SUID_DUMP_USER */
+
 /*
- * Whether the current process may be recorded by this run. A program that has more rights than its
- * user (setuid, setgid, capabilities of its file) may not: what it does with them is not for his
- * eyes. Rights within a user's own namespace are his.
+ * Whether its user may look into a process, as ptrace(2) sees it: not if it has, or had, more
+ * rights than he (setuid, setgid, capabilities of a file), or runs a program that he cannot read.
+ */
+static __always_inline int is_open_to_its_user(struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	unsigned long flags = 0;
+
+	if (bpf_core_field_exists(mm->flags))
+		flags = BPF_CORE_READ(mm, flags);
+	else
+		bpf_core_read(&flags, sizeof(flags), &((struct mm_struct___bitmap *)mm)->flags);
+	return BPF_CORE_READ(task, cred, gid.val) == BPF_CORE_READ(task, cred, egid.val) &&
+	       (flags & DC_DUMPABLE_MASK) == DC_DUMPABLE;
+}
+
+/*
+ * Whether the current process may be recorded by this run. What a program does with rights that its
+ * user does not have is not for his eyes.
  */
 static __always_inline int is_owned(void)
 {
 	__u32 uid = (__u32)bpf_get_current_uid_gid();
 	struct task_struct *task = bpf_get_current_task_btf();
-	const struct cred *cred = task->cred;
-	__u64 capabilities = 0;
 
 	if (dc_owner_uid != DC_ANY_UID &&
-	    (uid != dc_owner_uid || BPF_CORE_READ(cred, euid.val) != uid))
+	    (uid != dc_owner_uid || BPF_CORE_READ(task, cred, euid.val) != uid))
 		return 0;
-	if (!is_roots_run()) {
-		if (BPF_CORE_READ(cred, gid.val) != BPF_CORE_READ(cred, egid.val))
-			return 0;
-		bpf_core_read(&capabilities, sizeof(capabilities), &cred->cap_permitted);
-		if (capabilities && !BPF_CORE_READ(cred, user_ns, level))
-			return 0;
-	}
-	return is_in_owner_cgroup();
+	return (is_roots_run() || is_open_to_its_user(task)) && is_in_owner_cgroup();
 }
 
-#define DC_BINPRM_NO_DUMP 1 /* BINPRM_FLAGS_ENFORCE_NONDUMP: a file that its user cannot read */
-
-/*
- * Whether an exec gave the current process rights, or a program, that its user may not look into,
- * as ptrace(2) sees it. The process may have given the rights up again by the time we look.
- */
-static __always_inline int is_secret(struct linux_binprm *binprm)
+/* Whether an exec gave the current process more rights, even if all may look into such ones. */
+static __always_inline int has_gained_rights(struct linux_binprm *binprm)
 {
-	if (is_roots_run())
-		return 0;
-	return BPF_CORE_READ_BITFIELD_PROBED(binprm, secureexec) ||
-	       BPF_CORE_READ(binprm, interp_flags) & DC_BINPRM_NO_DUMP;
+	return !is_roots_run() && BPF_CORE_READ_BITFIELD_PROBED(binprm, secureexec);
 }
 
 /* Tell user space what a process or thread is called, and whose child it is. */
