@@ -181,6 +181,7 @@ enum dc_function_flag {
 	DC_FUNCTION_ENTRY_VALUES = 1 << 10,
 	DC_FUNCTION_AIO_SUBMIT = 1 << 11, /* io_submit(): its requests are calls of their own */
 	DC_FUNCTION_AIO_EVENTS = 1 << 12, /* io_getevents(): their results */
+	DC_FUNCTION_HIDES_ADDRESSES = 1 << 13, /* the trace does not show where the kernel is */
 };
 
 struct dc_function {

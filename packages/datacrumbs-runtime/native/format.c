@@ -285,8 +285,10 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 		.end_ns = end_ns,
 	};
 	struct identified found = { .known = 0 };
+	bool hides = format->flags & DC_FUNCTION_HIDES_ADDRESSES;
 	size_t offset;
 	uint32_t values;
+	uint64_t number;
 	char *out;
 
 	if (format->identifiers & call->present)
@@ -311,6 +313,8 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 	out = dc_put_padded(out, format->head.text, format->head.length);
 	out = put_thread(&pump->thread_text, out, call->process, tied.thread);
 	out = dc_put_padded(out, format->arguments.text, format->arguments.length);
+	if (hides && dc_is_kernel_address(call->ret))
+		ret = dc_hide_address(&pump->address_key, call->ret);
 	if (has_ret) {
 		out = dc_put_text(out, ",\"ret\":", 7);
 		out = dc_put_signed(out, ret);
@@ -323,6 +327,13 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 
 		if (i >= format->nr_values)
 			break;
+		number = call->values[i];
+		if (hides && value->kind != DC_VALUE_CAPTURED && dc_is_kernel_address(number)) {
+			/* a part of an address, or one that is called a number, is not shown */
+			if (value->kind != DC_VALUE_HEXADECIMAL)
+				continue;
+			number = dc_hide_address(&pump->address_key, number);
+		}
 		if (value->kind == DC_VALUE_NONE)
 			continue;
 		out = dc_put_padded(out, value->key.text, value->key.length);
@@ -332,7 +343,7 @@ bool dc_format_call(struct dc_pump *pump, struct dc_format *format, const struct
 
 			out = dc_put_text(out, captured->json, captured->length);
 		} else {
-			out = put_value(out, value->kind, call->values[i]);
+			out = put_value(out, value->kind, number);
 		}
 	}
 	for (values = found.known & format->files; values; values &= values - 1) {

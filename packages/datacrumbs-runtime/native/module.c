@@ -70,6 +70,10 @@ static int pump_init(PyObject *object, PyObject *args, PyObject *keywords)
 	pump->buffer_limit = buffer_bytes;
 	pump->time_text.high = UINT32_MAX;
 	dc_put_hash(pump->host_hash, dc_hash_text(hostname, strlen(hostname)));
+	if (!dc_address_key_make(&pump->address_key)) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		goto failed;
+	}
 	if (!dc_strings_open(&pump->strings, kept_ids, kept_bytes) ||
 	    !dc_lanes_open(&pump->lanes) ||
 	    !dc_buffer_reserve(&pump->buffer, buffer_bytes + buffer_bytes / 4) ||

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "addresses.h"
 #include "format.h"
 #include "lanes.h"
 #include "nesting.h"
@@ -56,6 +57,7 @@ struct dc_pump {
 	struct dc_thread_text thread_text;
 	struct dc_time_text time_text;
 	struct dc_ties ties;
+	struct dc_address_key address_key;
 	uint32_t waits_left; /* how often this drain may still wait for a late string */
 };
 

@@ -110,7 +110,7 @@ class Engine:
         self._report: AttachReport | None = None
         self._started_ns: int | None = None
         self._registry = registry.build(
-            probe_file, mode=settings.mode, threshold_ns=settings.threshold_ns
+            probe_file, settings.mode, settings.threshold_ns, for_root=not settings.owner_uid
         )
         with ExitStack() as undo:
             self._directory = trace_path.parent

@@ -21,6 +21,7 @@ from datacrumbs_runtime.bpf.values import (
 )
 from datacrumbs_runtime.schema.probe_file import Argument
 
+FILE_POINTER = "struct file *"
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|restrict|__restrict|register|_Nonnull)\b")
 _SPACES = re.compile(r"\s+")
 # Types without "unsigned" in their name that have no sign.
@@ -127,7 +128,7 @@ def _argument_values(
     index = argument.index
     if plain == "FILE *":
         return replace(stream_file(index), label=file_label), None
-    if plain == "struct file *" and of_kernel:
+    if plain == FILE_POINTER and of_kernel:
         return Value(file_label, FORMAT_FILE, SourceKind.FIELD_FILE, index, size=8), None
     if plain == "char *":
         file = path_file(index, label=file_label) if label in _PATH_LABELS else None

@@ -25,6 +25,7 @@ _KIND_STRUCT = 4
 _KIND_UNION = 5
 _KIND_ENUM = 6
 _KIND_TYPEDEF = 8
+_KIND_FUNC = 12
 _KIND_FUNC_PROTO = 13
 _KIND_ENUM64 = 19
 # typedef, volatile, const, restrict, type tag: they only refer to another type.
@@ -47,12 +48,14 @@ class Field:
         size: Bytes of the value: 1, 2, 4 or 8.
         is_signed: Whether it is a signed integer.
         is_pointer: Whether it is an address.
+        structure: Name of the structure that it points to; empty: to none, or it is no address.
     """
 
     offsets: tuple[int, ...]
     size: int
     is_signed: bool
     is_pointer: bool
+    structure: str = ""
 
 
 class KernelTypes:
@@ -116,6 +119,19 @@ class KernelTypes:
         except KernelError as error:
             raise KernelError(f"tracepoint {tracepoint}: {argument}{path}: {error}") from None
 
+    def points_to(self, function: str, argument: int) -> str:
+        """Return the name of the structure that an argument of a kernel function points to.
+
+        Empty: to none, or the kernel's types do not say.
+        """
+        for types in self._candidates(function):
+            type_id = types.find(function, _KIND_FUNC)
+            if type_id is not None:
+                _, _, prototype = types.type_words(type_id)
+                arguments = [one for _, one in types.records(prototype, _PARAMETER)]
+                return _pointed_to(types, arguments[argument]) if argument < len(arguments) else ""
+        return ""
+
     def _known(self, tracepoint: str) -> tuple[Btf, tuple[int, ...]]:
         prototype = self._prototype(tracepoint)
         if prototype is None:
@@ -134,14 +150,14 @@ class KernelTypes:
             )
         return self._prototypes[name]
 
-    def _candidates(self, tracepoint: str) -> Iterator[Btf]:
+    def _candidates(self, name: str) -> Iterator[Btf]:
         yield self._kernel
         try:
             modules = sorted(each.name for each in self._directory.iterdir())
         except OSError:
             return
-        # A module's tracepoints usually begin with its name.
-        modules.sort(key=lambda module: not tracepoint.startswith(module))
+        # What is a module's usually begins with its name.
+        modules.sort(key=lambda module: not name.startswith(module))
         for module in modules:
             if module == "vmlinux":
                 continue
@@ -190,6 +206,9 @@ def _follow(types: Btf, type_id: int, path: str) -> Field:
     cast: int | None = None
     for operator, name in (step.groups() for step in steps):
         if operator == ":":
+            # A number may be any that a program chose, and then any memory would be read.
+            if _kind_and_target(types, current)[0] != _KIND_POINTER:
+                raise KernelError(f":{name}: not a pointer")
             cast = types.find(name, _KIND_STRUCT)
             if cast is None:
                 cast = types.find(name, _KIND_UNION)
@@ -260,13 +279,23 @@ def _scalar(types: Btf, type_id: int, offsets: tuple[int, ...]) -> Field:
         _, info, size = types.type_words(type_id)
         kind = _kind(info)
         if kind == _KIND_POINTER:
-            return Field(offsets, _POINTER_BYTES, is_signed=False, is_pointer=True)
+            return Field(offsets, _POINTER_BYTES, False, True, _pointed_to(types, type_id))
         if kind in {_KIND_ENUM, _KIND_ENUM64}:
             return Field(offsets, size, is_signed=bool(info >> 31), is_pointer=False)
         if kind == _KIND_INT and size in {1, 2, 4, 8}:
             encoding = types.integer_encoding(type_id)
             return Field(offsets, size, is_signed=bool(encoding & _SIGNED), is_pointer=False)
     raise KernelError(f"{_describe(types, type_id)} does not fit into one integer")
+
+
+def _pointed_to(types: Btf, type_id: int) -> str:
+    """Return the name of the structure that a type points to; empty: to none."""
+    kind, target = _kind_and_target(types, _strip(types, type_id))
+    structure = _strip(types, target) if kind == _KIND_POINTER else 0
+    if not structure:
+        return ""
+    name_offset, info, _ = types.type_words(structure)
+    return types.name(name_offset) if _kind(info) == _KIND_STRUCT else ""
 
 
 def _describe(types: Btf, type_id: int) -> str:

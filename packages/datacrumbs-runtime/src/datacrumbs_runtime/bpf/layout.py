@@ -111,6 +111,7 @@ class FunctionFlag(enum.IntFlag):
     ENTRY_VALUES = 1024
     AIO_SUBMIT = 2048
     AIO_EVENTS = 4096
+    HIDES_ADDRESSES = 8192
 
 
 class TracepointRole(enum.IntEnum):

@@ -5,12 +5,17 @@ that attached probes carry. Nothing here needs privileges or changes the kernel.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from datacrumbs_runtime.bpf import aio_table, c_files, c_streams, usdt_arguments
-from datacrumbs_runtime.bpf.argument_formats import function_values, return_flags
+from datacrumbs_runtime.bpf.argument_formats import (
+    FILE_POINTER,
+    function_values,
+    plain_type,
+    return_flags,
+)
 from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
 from datacrumbs_runtime.bpf.kernel_btf import KernelTypes
@@ -86,11 +91,12 @@ class Registry:
 
 def build(
     probe_file: ProbeFile,
-    *,
     mode: str = "trace",
     threshold_ns: int = 0,
+    *,
     machine: str | None = None,
     types: KernelTypes | None = None,
+    for_root: bool = True,
 ) -> Registry:
     """Turn a probe file into rows and targets.
 
@@ -99,13 +105,14 @@ def build(
         mode: ``trace`` or ``profile``, for categories that do not say.
         threshold_ns: Shorter calls are only summed.
         machine: Architecture of the system calls; None: this machine's.
-        types: The kernel's types; None: they are read if there are tracepoints.
+        types: The kernel's types; None: they are read if they are needed.
+        for_root: Whether who reads the trace may know where the kernel keeps what.
 
     Raises:
         KernelError: This architecture's system calls are not known.
     """
     with ExitStack() as stack:
-        builder = _Builder(mode, threshold_ns, machine, types, stack)
+        builder = _Builder(mode, threshold_ns, machine, types, stack, for_root=for_root)
         for category in probe_file.categories:
             builder.add(category)
         return builder.result()
@@ -119,12 +126,16 @@ class _Builder:
         machine: str | None,
         types: KernelTypes | None,
         stack: ExitStack,
+        *,
+        for_root: bool,
     ) -> None:
         self._mode = mode
         self._threshold_ns = threshold_ns
         self._numbers = numbers(machine)
         self._types = types
         self._stack = stack
+        self._for_root = for_root
+        self._kernel_flags = FunctionFlag(0) if for_root else FunctionFlag.HIDES_ADDRESSES
         self._functions: list[FunctionRow] = []
         self._syscalls: dict[int, int] = {}
         self._aio: dict[int, int] = {}
@@ -238,15 +249,32 @@ class _Builder:
 
     def _add_kprobes(self, category: Category) -> None:
         for name in category.functions:
-            values, cut = function_values(tuple(category.arguments.get(name, ())), of_kernel=True)
-            self._note_missing(category, name, cut)
             symbol = plain_symbol(name)
-            flags = return_flags(category.returns.get(name))
+            arguments = tuple(category.arguments.get(name, ()))
+            if not self._for_root:
+                arguments = tuple(self._as_the_kernel_says(symbol, one) for one in arguments)
+            values, cut = function_values(arguments, of_kernel=True)
+            self._note_missing(category, name, cut)
+            flags = return_flags(category.returns.get(name)) | self._kernel_flags
             if flags & FunctionFlag.MINUS_ERROR:
                 # The kernel's own functions return what is wrong as a negative number.
                 flags = flags & ~FunctionFlag.MINUS_ERROR | FunctionFlag.ERRNO
             index = self._add_row(category, name, values, symbol, int(flags))
             self._kprobes.append(KprobeTarget(index, name, symbol))
+
+    def _as_the_kernel_says(self, symbol: str, argument: Argument) -> Argument:
+        """Take nothing for a file that is none: whatever it points to would be read as a name."""
+        if plain_type(argument.c_type) != FILE_POINTER:
+            return argument
+        function = symbol.rpartition(":")[2]
+        if self._kernel_types().points_to(function, argument.index) == "file":
+            return argument
+        return replace(argument, c_type="void *", is_pointer=True)
+
+    def _kernel_types(self) -> KernelTypes:
+        if self._types is None:
+            self._types = self._stack.enter_context(KernelTypes())
+        return self._types
 
     def _add_uprobes(self, category: Category) -> None:
         path = category.binary_path or ""
@@ -315,11 +343,10 @@ class _Builder:
             span = category.spans.get(name)
             arguments = category.arguments.get(name, ())
             try:
-                if self._types is None:
-                    self._types = self._stack.enter_context(KernelTypes())
-                found = tracepoint_values(self._types, name, arguments, span)
+                types = self._kernel_types()
+                found = tracepoint_values(types, name, arguments, span)
                 targets = tracepoint_targets(
-                    self._types,
+                    types,
                     name,
                     len(self._functions),
                     len(self._tracepoints),
@@ -331,7 +358,7 @@ class _Builder:
                 self._refuse(category, name, str(error))
                 continue
             self._note_missing(category, name, found.missing)
-            flags = FunctionFlag.KERNEL_THREADS
+            flags = FunctionFlag.KERNEL_THREADS | self._kernel_flags
             flags |= FunctionFlag.ERRNO if found.has_result else FunctionFlag.NO_RETURN
             self._add_row(category, name, found.values, name, int(flags), lanes=found.overlaps)
             self._tracepoints += targets

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from datacrumbs_runtime.bpf.argument_formats import distinct, fitting, plain_type
+from datacrumbs_runtime.bpf.argument_formats import FILE_POINTER, distinct, fitting, plain_type
 from datacrumbs_runtime.bpf.function_rows import source_bytes
 from datacrumbs_runtime.bpf.kernel_btf import Field, KernelTypes
 from datacrumbs_runtime.bpf.layout import (
@@ -171,8 +171,9 @@ def _value(types: KernelTypes, name: str, argument: Argument, span: Span | None)
     plain = plain_type(argument.c_type)
     kind = SourceKind.FIELD
     number_format = _format(field)
-    if plain in ("struct file *", "struct inode *"):
-        is_file = plain == "struct file *"
+    if f"struct {field.structure} *" == plain in (FILE_POINTER, "struct inode *"):
+        # Only what the kernel says is one: the names behind any other number could be anything.
+        is_file = plain == FILE_POINTER
         kind = SourceKind.FIELD_FILE if is_file else SourceKind.THREAD_FILE
         number_format = FORMAT_FILE
     elif plain in ("bool", "_Bool"):
