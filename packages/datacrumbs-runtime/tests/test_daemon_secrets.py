@@ -1,6 +1,7 @@
 """What a user's trace never tells: the kernel's memory, and programs with more rights than his."""
 
 import os
+import platform
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_site import ALICE, BOB, SYSTEM_PYTHON, Site, as_user, new_site
+from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, Site, as_user, new_site
 
 from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType, Span
 
@@ -20,9 +21,9 @@ pytestmark = [
 # Calls open() with addresses that are none of this program's.
 OPENS_ADDRESSES = """
 import ctypes, sys
-syscall = ctypes.CDLL(None).syscall
+libc = ctypes.CDLL(None)
 for address in map(int, sys.argv[1:]):
-    assert syscall(257, -100, ctypes.c_ulong(address), 0) == -1
+    assert libc.open(ctypes.c_ulong(address), 0) == -1
 """
 READER = """
 #include <fcntl.h>
@@ -141,3 +142,33 @@ def test_object_that_another_user_takes_over_does_not_make_his_work_the_owners(
         daemon.stop()
     numbers = [line["args"]["number"] for line in site.trace("run1") if line["ph"] == "X"]
     assert 40 not in numbers
+
+
+# Hands an address to a system call, getuid(), that takes any number as its first argument.
+GIVES_ADDRESS = """
+import ctypes, sys
+ctypes.CDLL(None).syscall(102, ctypes.c_ulong(int(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="registers have other names")
+@pytest.mark.parametrize(
+    ("argument", "path"), [(0, "->di:qstr->hash_len"), (1, ":qstr->hash_len"), (0, "->di")]
+)
+def test_number_is_not_taken_for_an_address(site: Site, argument: int, path: str) -> None:
+    """What a process hands to the kernel must not say where the kernel is read."""
+    wanted = Argument(argument, 8, False, "stolen", "unsigned long", path)
+    category = Category(
+        ProbeType.TRACEPOINT, "CALLS", ("sys_enter",), arguments={"sys_enter": (wanted,)}
+    )
+    address = code_of_the_kernel()
+    with site.running("run1", site.probe_file(ALICE, [SYSCALLS, category])) as daemon:
+        done = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", GIVES_ADDRESS, str(address))
+        assert done.returncode == 0, done.stderr
+        daemon.stop()
+    stolen = [
+        line["args"]["stolen"] for line in site.trace("run1") if "stolen" in line.get("args", {})
+    ]
+    # Plain numbers are recorded, but for those that could be addresses of the kernel.
+    assert bool(stolen) == (path == "->di")
+    assert address not in stolen
