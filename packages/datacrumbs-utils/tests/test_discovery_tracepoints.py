@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datacrumbs_runtime.schema.probe_file import Category
+from datacrumbs_runtime.signing.tracepoint_paths import KNOWN_PATHS
 from datacrumbs_utils.discovery import config, sets, spans
 from datacrumbs_utils.discovery.select import select
 from datacrumbs_utils.discovery.tracepoints import MAX_VALUES, KernelTracepoints
@@ -161,3 +162,10 @@ def test_a_recipe_s_structures_are_described() -> None:
         if at is not None and at.structure
     }
     assert named <= set(spans.FIELDS)
+
+
+def test_signer_lets_everybody_have_what_is_shown() -> None:
+    shown = {path for fields in spans.FIELDS.values() for field in fields for path in field.paths}
+    for recipe in spans.RECIPES:
+        shown |= {at.path for at in recipe.result} | {at.path for _, at, _ in recipe.at_end}
+    assert shown - {""} == set(KNOWN_PATHS)

@@ -149,6 +149,29 @@ def test_arguments_are_captured_only_where_allowed() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "is_allowed"),
+    [
+        ("->__sector", True),
+        ("end->res", True),
+        ("end", True),
+        ("", True),
+        ("->robust_list->futex_offset", False),
+        ("->cred->session_keyring", False),
+        ("->stack_canary", False),
+        ("end->stack_canary", False),
+        (":task_struct->stack_canary", False),
+        ("->__sector->next", False),
+    ],
+)
+def test_everybody_may_have_what_discovery_shows_of_tracepoints(
+    path: str, is_allowed: bool
+) -> None:
+    value = Argument(0, 8, False, "value", "u64", path)
+    category = Category(ProbeType.TRACEPOINT, "x", ("t",), {"t": (value,)})
+    assert (objections(Policy().default, probe_file(category)) == []) == is_allowed
+
+
 def test_way_to_a_tracepoint_value_must_be_allowed() -> None:
     rule = policy("default: {tracepoint_paths: ['->__sector']}").default
     arguments = (

@@ -14,6 +14,7 @@ from datacrumbs_runtime.schema.probe_file import (
 from datacrumbs_runtime.signing.accounts import Account
 from datacrumbs_runtime.signing.binaries import BinaryFacts
 from datacrumbs_runtime.signing.keys import HMAC_SHA256
+from datacrumbs_runtime.signing.tracepoint_paths import KNOWN_PATHS
 
 DAY_S = 86400
 MAX_REASONS = 3
@@ -52,7 +53,9 @@ class Rule:
         re.compile(text) for text in DEFAULT_DENIED_KERNEL_FUNCTIONS
     )
     binaries: tuple[str, ...] = ("/",)
-    tracepoint_paths: tuple[re.Pattern[str], ...] = (re.compile(".*"),)
+    tracepoint_paths: tuple[re.Pattern[str], ...] = (
+        re.compile(f"(?:end)?(?:{'|'.join(map(re.escape, KNOWN_PATHS))})?"),
+    )
     max_functions: int = DEFAULT_MAX_FUNCTIONS
     lifetime_s: int = 180 * DAY_S
     capture_arguments: frozenset[ProbeType] = frozenset(ProbeType)
