@@ -95,7 +95,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def categories(library: Path) -> tuple[Category, ...]:
     functions = ("first", "second", "third", "deep", "jumps", "lands", "torn")
-    arguments = {name: (NUMBER, NAME) for name in functions if name not in {"deep", "torn"}}
+    arguments: dict[str, tuple[Argument, ...]] = {
+        name: (NUMBER, NAME) for name in functions if name not in {"deep", "torn"}
+    }
     arguments["torn"] = (NUMBER,)
     with ElfFile(library) as file:
         places = {file.file_offset(file.symbol_value(name) or 0) or 0 for name in functions[:3]}
@@ -233,7 +235,7 @@ event = SharedEvent("uprobe")
 file = os.open(sys.argv[1], os.O_RDONLY)
 event.add(user_place(os.fsencode(sys.argv[1]), file, int(sys.argv[2])))
 print("defined", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     with ElfFile(library) as elf:
         offset = elf.file_offset(elf.symbol_value("first") or 0)
