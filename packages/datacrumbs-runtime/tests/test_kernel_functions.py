@@ -16,6 +16,7 @@ from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.bpf.layout import Loss
 from datacrumbs_runtime.engine import Engine, RunSettings, RunSummary
 from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType
+from datacrumbs_runtime.trace.losses import Losses
 
 pytestmark = pytest.mark.kernel
 
@@ -107,6 +108,19 @@ def record(
     return calls_of(lines_of(summary.trace_path), child.pid), summary
 
 
+def kept_back(losses: Losses) -> int:
+    """Return how many calls the kernel kept from the programs, at most; nothing else may be lost.
+
+    It does not run a program that it has preempted on that CPU, and has no memory for a thread that
+    is new to them while it has preempted one that asked for some there. Both are counted.
+    """
+    assert losses.lost_calls == losses.state
+    assert losses.unaccounted == 0
+    most = losses.skipped + losses.state
+    assert losses.missed_begin <= most
+    return most
+
+
 Call = tuple[str, tuple[tuple[str, int], ...]]
 
 
@@ -150,21 +164,19 @@ def test_every_tier_gives_the_same_calls_arguments_and_results(tmp_path: Path, t
         )
         for each in calls
     )
-    losses = summary.statistics.losses
-    assert (losses.lost_calls, losses.unaccounted) == (0, 0)
-    assert losses.missed_begin <= losses.skipped
+    missing = kept_back(summary.statistics.losses)
     expected = expected_calls(functions)
     assert not found - expected
-    assert (expected - found).total() <= losses.skipped
+    assert (expected - found).total() <= missing
     errors = {each.name: each.statistics.errors for each in summary.statistics.functions}
-    assert 0 <= THREADS * ROUNDS - errors["shmem_file_llseek"] <= losses.skipped
+    assert 0 <= THREADS * ROUNDS - errors["shmem_file_llseek"] <= missing
     assert errors["vfs_fallocate"] == 0
     # The inner function lies within the outer one, in time and by thread.
     outer = [each for each in calls if each["name"] == "vfs_fallocate"]
     inner = [each for each in calls if each["name"] == "shmem_fallocate"]
     spans = {(each["tid"], each["args"]["offset"]): each for each in outer}
     for each in inner:
-        if losses.skipped and (each["tid"], each["args"]["offset"]) not in spans:
+        if missing and (each["tid"], each["args"]["offset"]) not in spans:
             continue
         around = spans[each["tid"], each["args"]["offset"]]
         assert around["ts"] <= each["ts"]
@@ -191,8 +203,9 @@ for thread in threads:
 """
     calls, summary = record(tmp_path / "t.pfw.gz", tier, program, ["eventfd_read"])
     assert {each["args"]["ret"] for each in calls} == {8}
-    assert 0 <= SLEEPERS - len(calls) <= summary.statistics.losses.skipped
-    assert summary.in_flight <= summary.statistics.losses.skipped
+    missing = kept_back(summary.statistics.losses)
+    assert 0 <= SLEEPERS - len(calls) <= missing
+    assert summary.in_flight <= missing
 
 
 def some_hundred_functions() -> list[str]:
@@ -237,8 +250,9 @@ def test_some_hundred_functions_with_the_refused_ones_named(
         for _ in range(7):
             os.fsync(stream.fileno())
         made.loaded.recording = False
-        assert made.losses()[Loss.ENTERED] >= 7
-        assert made.losses()[Loss.OFFERED] == made.losses()[Loss.ENTERED]
+        losses, skipped = made.losses(), made.loaded.skipped()
+        assert losses[Loss.ENTERED] >= 7 - skipped
+        assert 0 <= losses[Loss.ENTERED] - losses[Loss.OFFERED] <= skipped
 
 
 def test_many_functions_share_events_instead_of_loading_a_program_each() -> None:
