@@ -11,10 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from growing_trace import lines_so_far
+from waiting import HANG_S, wait_until
 
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import (
@@ -35,9 +38,6 @@ SYSCALLS = Category(
     "POSIX",
     ("openat", "close", "read", "write", "pread64", "pwrite64", "lseek", "fsync", "unlink"),
 )
-READY_LIMIT_S = 30.0
-# Against hangs; how long it takes on an idle machine is in the benchmarks.
-STOP_LIMIT_S = 20.0
 # Users that every Debian has; they own the runs of the tests.
 ALICE, BOB, EVE = "daemon", "games", "nobody"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -87,25 +87,30 @@ class RunningDaemon:
         ready = self.site.run_dir / f"datacrumbs-{self.run_id}.ready"
         pid_file = ready.with_suffix(".pid")
         own = f"{self.process.pid}\n"
-        deadline = time.monotonic() + READY_LIMIT_S
-        # A daemon that was killed may have left its files.
-        while not (ready.exists() and pid_file.read_text() == own and ready.exists()):
-            if self.process.poll() is not None:
-                return False
-            assert time.monotonic() < deadline, "not ready in time"
-            time.sleep(0.005)
-        return True
+
+        # A daemon that was killed may have left its files, which the next one removes.
+        def is_ready() -> bool:
+            with suppress(FileNotFoundError):
+                return ready.exists() and pid_file.read_text() == own and ready.exists()
+            return False
+
+        wait_until(lambda: self.process.poll() is not None or is_ready(), self.output)
+        return self.process.poll() is None
 
     def stop(self, number: int = 15) -> float:
         """End it with a signal and return how long that took, in seconds."""
         begin = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(STOP_LIMIT_S)
+        self.process.wait(HANG_S)
         return time.monotonic() - begin
 
     def exit_status(self) -> int:
         """Wait for its end."""
-        return self.process.wait(STOP_LIMIT_S)
+        return self.process.wait(HANG_S)
+
+    def wait_to_say(self, text: str) -> None:
+        """Wait until it has said something on standard error."""
+        wait_until(lambda: text in self.output(), self.output)
 
     def output(self) -> str:
         """Return what it wrote to standard error so far."""
@@ -136,7 +141,7 @@ class Site:
             "DATACRUMBS_SERVER_RUN_DIR": str(self.run_dir),
             "DATACRUMBS_LOG_DIR": str(self.log_dir),
             "DATACRUMBS_TRACE_DIR_PATTERN": f"{self.traces}/%YY%/%MM%/%DD%",
-            "DATACRUMBS_START_TIMEOUT_S": "30",
+            "DATACRUMBS_START_TIMEOUT_S": "60",
         }
         self.configuration, config = planned_configuration(self.prefix, self.changes)
         create_system_configuration(self.configuration, config)
@@ -180,14 +185,27 @@ class Site:
         return path
 
     def daemon(
-        self, run_id: str, probe_file: Path | str, *options: str, **environment: str
+        self,
+        run_id: str,
+        probe_file: Path | str,
+        *options: str,
+        launcher: Sequence[str] = (),
+        **environment: str,
     ) -> RunningDaemon:
-        """Start a daemon without waiting for it."""
+        """Start a daemon without waiting for it.
+
+        Args:
+            run_id: Its run.
+            probe_file: What it records.
+            options: More of its command line.
+            launcher: A command that changes itself and becomes the daemon.
+            environment: More of its environment.
+        """
         arguments = ["--prefix", str(self.prefix), *options, str(probe_file), run_id]
         output = self.root / "daemon.err"
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND.format("datacrumbs"), *arguments],
+                [*launcher, sys.executable, "-c", COMMAND.format("datacrumbs"), *arguments],
                 stdout=stream,
                 stderr=stream,
                 env=_environment() | environment,
@@ -248,6 +266,20 @@ class Site:
         (path,) = [path for path in self.trace_paths() if f"-{run_id}-" in path.name]
         return lines_of(path)
 
+    def trace_so_far(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the lines of the one trace of a run that goes on, none if it has none yet."""
+        paths = [path for path in self.trace_paths() if f"-{run_id}-" in path.name]
+        return lines_so_far(paths[0]) if paths else []
+
+    def wait_until_written(self, run_id: str, did: Mapping[str, Any]) -> None:
+        """Wait until all that a workload did is in the one trace of a run that goes on."""
+
+        def is_written() -> bool:
+            found = calls_on(self.trace_so_far(run_id), did["pid"], did["path"])
+            return all(found.get(name) == sums for name, sums in did["done"].items())
+
+        wait_until(is_written)
+
 
 class Owner(NamedTuple):
     """Whose a probe file is."""
@@ -293,6 +325,11 @@ def write_probe_file(
     path.write_bytes(gzip.compress(json.dumps(document).encode()))
     os.chown(path, owner.uid, owner.gid)
     path.chmod(0o600)
+
+
+def joining(group: Path) -> tuple[str, ...]:
+    """Return a launcher for a daemon that belongs to a control group from its beginning."""
+    return ("sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"', str(group))
 
 
 def as_user(user: str) -> dict[str, Any]:

@@ -31,7 +31,10 @@ CHANGING = frozenset({MKDIR, UNLINK, RMDIR, WRITE, CREATE})
 BUFFER_BYTES = 1 << 20
 MAX_WRITE_BYTES = 128 << 10
 ORDER_INTERVAL_S = 0.01
+ORDER_LIMIT_S = 60.0
 HANG = "hang"
+# Beside the file of orders: the one that holds now.
+FOLLOWED = ".followed"
 
 
 @dataclass
@@ -143,12 +146,16 @@ def serve(device: int, orders: Path) -> None:
     files, waiting = FileSystem(), list[bytes]()
     poll = select.poll()
     poll.register(device, select.POLLIN)
+    followed = None
     while True:
         order = orders.read_text()
         if order != HANG:
             for request in waiting:
                 respond(device, files, request, order)
             waiting.clear()
+        if order != followed:
+            orders.with_suffix(FOLLOWED).write_text(order)
+            followed = order
         if poll.poll(ORDER_INTERVAL_S * 1000):
             try:
                 waiting.append(os.read(device, BUFFER_BYTES))
@@ -188,6 +195,7 @@ def main() -> None:
     if libc.mount(b"faulty", os.fsencode(target), b"fuse", 6, options.encode()) != 0:
         number = ctypes.get_errno()
         sys.exit(os.strerror(number))
+    Path(orders).with_suffix(FOLLOWED).write_text("")
     sys.stdout.write("mounted\n")
     sys.stdout.flush()
     serve(device, Path(orders))
@@ -205,7 +213,10 @@ class Mounted:
         temporary = self._orders.with_suffix(".new")
         temporary.write_text(text)
         temporary.replace(self._orders)
-        time.sleep(3 * ORDER_INTERVAL_S)
+        end_s = time.monotonic() + ORDER_LIMIT_S
+        while self._orders.with_suffix(FOLLOWED).read_text() != text:
+            assert time.monotonic() < end_s, f"the file system does not follow {text!r}"
+            time.sleep(ORDER_INTERVAL_S)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from daemon_site import ALICE, STOP_LIMIT_S, Site, calls_on, lines_of, new_site, uid_of
+from daemon_site import ALICE, Site, calls_on, joining, lines_of, new_site, uid_of
 
 pytestmark = pytest.mark.kernel
 
@@ -24,10 +24,10 @@ def site() -> Iterator[Site]:
 def test_removed_trace_directory_is_made_again_and_nothing_is_missing(site: Site) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         first = site.workload(ALICE)
-        time.sleep(1.5)
+        site.wait_until_written("run1", first)
         shutil.rmtree(site.traces)
         second = site.workload(ALICE)
-        assert daemon.stop() < STOP_LIMIT_S
+        daemon.stop()
         assert "was removed and is written anew" in daemon.output()
     lines = site.trace("run1")
     for did in (first, second):
@@ -37,10 +37,8 @@ def test_removed_trace_directory_is_made_again_and_nothing_is_missing(site: Site
 
 def test_trace_directory_that_cannot_be_made_stops_the_start(site: Site) -> None:
     site.set(DATACRUMBS_TRACE_DIR_PATTERN="/proc/traces")
-    begin = time.monotonic()
     daemon = site.daemon("run1", site.probe_file(ALICE))
     assert daemon.exit_status() == 1
-    assert time.monotonic() - begin < STOP_LIMIT_S
     assert f"trace-{ALICE}-run1-" in daemon.output()
     assert list(site.run_dir.iterdir()) == []
 
@@ -69,12 +67,10 @@ def test_full_disk_is_waited_for(site: Site, small_disk: Path) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         filler = fill(small_disk)
         did = site.workload(ALICE, calls=2000)
-        time.sleep(1.5)
+        daemon.wait_to_say("No space left on device")
         filler.unlink()
-        time.sleep(1.5)
-        assert daemon.stop() < STOP_LIMIT_S
-        assert "No space left on device" in daemon.output()
-        assert "writing again" in daemon.output()
+        daemon.wait_to_say("writing again")
+        daemon.stop()
     found = calls_on(site.trace("run1"), did["pid"], did["path"])
     assert {name: found[name] for name in did["done"]} == did["done"]
 
@@ -85,7 +81,7 @@ def test_disk_that_stays_full_is_told_and_the_run_ends_in_time(
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         fill(small_disk)
         site.workload(ALICE, calls=500)
-        assert daemon.stop() < STOP_LIMIT_S
+        daemon.stop()
         assert daemon.process.returncode == 0
         assert "calls dropped" in daemon.output()
     (path,) = site.trace_paths()
@@ -99,13 +95,13 @@ def test_file_system_that_becomes_read_only_does_not_stop_the_run(
 ) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         first = site.workload(ALICE)
-        time.sleep(1.5)
+        site.wait_until_written("run1", first)
         # A file that is open for writing keeps it from becoming read-only as a whole: the
         # administrator's umount is lazy, and its place is read-only.
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", site.traces], check=True)
         try:
             second = site.workload(ALICE)
-            assert daemon.stop() < STOP_LIMIT_S
+            daemon.stop()
             assert daemon.process.returncode == 0
         finally:
             subprocess.run(["umount", site.traces], check=True)
@@ -124,15 +120,12 @@ def test_process_table_that_is_full_is_an_error_and_no_hang(site: Site, most: in
     group = PIDS / f"datacrumbs-test-{os.getpid()}"
     group.mkdir()
     (group / "pids.max").write_text(str(most))
-    begin = time.monotonic()
     try:
         # The probe file is opened by a child with the user's rights, which cannot be made.
-        daemon = site.daemon("run1", probes, "--user", ALICE)
-        (group / "cgroup.procs").write_text(str(daemon.process.pid))
+        daemon = site.daemon("run1", probes, "--user", ALICE, launcher=joining(group))
         assert daemon.exit_status() == 1
         assert "starting run run1: " in daemon.output()
         assert "Traceback" not in daemon.output()
-        assert time.monotonic() - begin < STOP_LIMIT_S
         assert not site.run_dir.exists() or list(site.run_dir.iterdir()) == []
     finally:
         group.rmdir()
@@ -144,7 +137,7 @@ def test_run_goes_on_while_the_run_directory_is_gone(site: Site) -> None:
         did = site.workload(ALICE)
         time.sleep(1.2)
         assert daemon.process.poll() is None
-        assert daemon.stop() < STOP_LIMIT_S
+        daemon.stop()
         assert daemon.process.returncode == 0
     assert calls_on(site.trace("run1"), did["pid"], did["path"])["fsync"] == [1, 0]
 
@@ -163,7 +156,6 @@ def test_daemon_that_is_stopped_for_a_while_misses_nothing_that_fits_its_rings(
 
 def test_start_that_takes_too_long_is_given_up(site: Site) -> None:
     probes = site.probe_file(ALICE)
-    begin = time.monotonic()
     daemon = site.daemon("run1", probes, "--start-timeout-s", "0.5")
     lock = site.run_dir / "datacrumbs-run1.lock"
     while not lock.exists() and daemon.process.poll() is None:
@@ -172,15 +164,11 @@ def test_start_that_takes_too_long_is_given_up(site: Site) -> None:
     daemon.process.send_signal(signal.SIGSTOP)
     time.sleep(1)
     daemon.process.send_signal(signal.SIGCONT)
-    ready = site.run_dir / "datacrumbs-run1.ready"
-    while daemon.process.poll() is None and not ready.exists():
-        time.sleep(0.01)
-    if ready.exists():
+    if daemon.becomes_ready():
         pytest.skip("it was ready before it could be stopped")
     assert daemon.exit_status() == 1
     assert "took longer than 0.5 s" in daemon.output()
-    assert list(site.run_dir.iterdir()) == []
-    assert time.monotonic() - begin < 10
+    assert not site.run_dir.exists() or list(site.run_dir.iterdir()) == []
 
 
 def test_user_directory_that_leads_elsewhere_gets_nobody_roots_rights(site: Site) -> None:

@@ -18,7 +18,6 @@ import pytest
 from daemon_site import (
     ALICE,
     COMMAND,
-    STOP_LIMIT_S,
     SYSCALLS,
     RunningDaemon,
     Site,
@@ -26,6 +25,7 @@ from daemon_site import (
     new_site,
 )
 from faulty_file_system import HANG, Mounted, mounted
+from waiting import wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 
@@ -34,6 +34,8 @@ pytestmark = [
     pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="file systems need /dev/fuse"),
 ]
 NO_ANSWER = "the file system does not answer"
+# Long enough to begin even on a busy machine, short enough to wait for.
+START_LIMIT = ("--start-timeout-s", "6")
 
 
 @pytest.fixture
@@ -58,13 +60,13 @@ def users(site: Site) -> Iterator[Mounted]:
 
 def wait_for_trace(site: Site, run_id: str) -> list[dict[str, Any]]:
     """Wait until whoever was left with a trace has written all of it."""
-    end_s = time.monotonic() + STOP_LIMIT_S
-    while time.monotonic() < end_s:
-        lines = site.trace(run_id) if site.trace_paths() else []
-        if lines and lines[-1]["name"] == "datacrumbs_losses" and lines[-1]["args"]["final"]:
-            return lines
-        time.sleep(0.05)
-    raise AssertionError(f"the trace of {run_id} has no end")
+
+    def has_end() -> bool:
+        lines = site.trace_so_far(run_id)
+        return bool(lines) and lines[-1]["args"].get("final", False)
+
+    wait_until(has_end)
+    return site.trace(run_id)
 
 
 def recorded(lines: list[dict[str, Any]], did: dict[str, Any]) -> dict[str, list[int]]:
@@ -74,7 +76,7 @@ def recorded(lines: list[dict[str, Any]], did: dict[str, Any]) -> dict[str, list
 
 def test_start_fails_in_time_and_says_why(site: Site, traces: Mounted) -> None:
     traces.order(HANG)
-    daemon = site.daemon("run1", site.probe_file(ALICE), "--start-timeout-s", "5")
+    daemon = site.daemon("run1", site.probe_file(ALICE), *START_LIMIT)
     assert daemon.exit_status() == 1
     assert f"-run1-{os.uname().nodename}-{ALICE}-probes.json.pfw.gz: {NO_ANSWER}" in daemon.output()
     assert list(site.run_dir.iterdir()) == []
@@ -86,7 +88,7 @@ def test_stop_leaves_the_rest_to_whoever_can_wait(
 ) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         first = site.workload(ALICE)
-        time.sleep(1.2)
+        site.wait_until_written("run1", first)
         traces.order(HANG)
         second = site.workload(ALICE)
         for _ in range(signals):
@@ -105,7 +107,7 @@ def test_stop_leaves_the_rest_to_whoever_can_wait(
 def test_killed_daemon_does_not_wait_for_it_either(site: Site, traces: Mounted) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         did = site.workload(ALICE)
-        time.sleep(1.5)
+        site.wait_until_written("run1", did)
         traces.order(HANG)
         site.workload(ALICE)
         time.sleep(0.7)
@@ -137,7 +139,7 @@ def test_probe_file_that_cannot_be_reached_fails_the_start(
     path = users.path / "probes.json.gz"
     path.write_bytes(site.probe_file(ALICE).read_bytes())
     users.order(HANG)
-    daemon = site.daemon("run1", path, *options, "--start-timeout-s", "2")
+    daemon = site.daemon("run1", path, *options, *START_LIMIT)
     assert daemon.exit_status() == 1
     assert f"{path}: {NO_ANSWER}" in daemon.output()
 
@@ -158,7 +160,7 @@ def test_library_that_cannot_be_reached_fails_the_start(
 ) -> None:
     probes = site.probe_file(ALICE, [SYSCALLS, library])
     users.order(HANG)
-    daemon = site.daemon("run1", probes, "--start-timeout-s", "2")
+    daemon = site.daemon("run1", probes, *START_LIMIT)
     assert daemon.exit_status() == 1
     assert "took too long to open" in daemon.output()
     assert list(site.run_dir.iterdir()) == []
@@ -183,7 +185,7 @@ def test_log_that_cannot_be_opened_fails_the_start(site: Site, users: Mounted) -
     site.set(DATACRUMBS_LOG_DIR=str(users.path / "log"))
     users.order(HANG)
     environment = {"DATACRUMBS_SERVICE_RUN_ID": "run1", "DATACRUMBS_USER": ALICE}
-    daemon = site.daemon("run1", site.probe_file(ALICE), "--start-timeout-s", "2", **environment)
+    daemon = site.daemon("run1", site.probe_file(ALICE), *START_LIMIT, **environment)
     assert daemon.exit_status() == 1
     assert f"_run1_{os.uname().nodename}.log: {NO_ANSWER}" in daemon.output()
 
@@ -196,7 +198,7 @@ def test_locked_status_database_does_not_stop_a_run(site: Site) -> None:
     (path,) = site.data_dir.glob("probes-runtime-status-*.sqlite")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with site.running("run2", probes, "--start-timeout-s", "5") as daemon:
+        with site.running("run2", probes) as daemon:
             assert daemon.status()["attached"] == 9
             daemon.stop()
             assert daemon.process.returncode == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from daemon_site import ALICE, SYSCALLS, SYSTEM_PYTHON, Site, calls_on, new_site, uid_of
+from waiting import HANG_S, wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 
@@ -85,13 +86,11 @@ def test_library_that_is_upgraded_by_renaming_goes_on_where_it_is_in_use(
             cwd="/",
         )
         maps = Path(f"/proc/{old.pid}/maps")
-        deadline = time.monotonic() + 20
-        while library.name not in maps.read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: library.name in maps.read_text())
         new = compiled(site.shared / "new.so", "int work_add(int a, int b) { return a - b; }\n")
         new.replace(library)
         call(site, library)
-        old.communicate(b"x", timeout=20)
+        old.communicate(b"x", timeout=HANG_S)
         daemon.stop()
         assert daemon.process.returncode == 0
     assert work_calls(site, "run1") == 30
@@ -141,24 +140,21 @@ def test_directory_that_its_owner_turns_elsewhere_leads_root_nowhere(site: Site)
     target.mkdir(mode=0o755)
     site.set(DATACRUMBS_TRACE_DIR_PATTERN=f"{own}/%RUN_ID%")
     with site.running("run1", site.probe_file(ALICE)) as daemon:
-        site.workload(ALICE)
-        time.sleep(1.2)
+        site.wait_until_written("run1", site.workload(ALICE))
         shutil.rmtree(own / "run1")
         (own / "run1").symlink_to(target)
         site.workload(ALICE)
-        time.sleep(0.7)
+        daemon.wait_to_say("Permission denied: the trace waits in memory")
         assert daemon.status()["state"] == "recording"
         daemon.stop()
         assert daemon.process.returncode == 0
-        assert "Permission denied: the trace waits in memory" in daemon.output()
         assert "calls dropped" in daemon.output()
     assert list(target.iterdir()) == []
 
 
 def test_foreign_file_in_the_place_of_the_trace_is_not_touched(site: Site) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
-        site.workload(ALICE)
-        time.sleep(1.2)
+        site.wait_until_written("run1", site.workload(ALICE))
         (path,) = site.trace_paths()
         path.unlink()
         path.symlink_to(site.root / "elsewhere")

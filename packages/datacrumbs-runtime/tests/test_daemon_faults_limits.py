@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_site import ALICE, Site, calls_on, lines_of, new_site
+from daemon_site import ALICE, Site, calls_on, joining, lines_of, new_site
 from faulty_file_system import Mounted, mounted
+from waiting import HANG_S, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -37,9 +38,7 @@ def control_group(controller: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        deadline = time.monotonic() + 10
-        while (path / "cgroup.procs").read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: not (path / "cgroup.procs").read_text())
         path.rmdir()
 
 
@@ -67,9 +66,7 @@ def test_killed_writer_is_replaced_and_nothing_is_missing(site: Site) -> None:
         (writer,) = writers(daemon.process.pid)
         os.kill(writer, signal.SIGKILL)
         second = site.workload(ALICE)
-        time.sleep(1.2)
-        (other,) = writers(daemon.process.pid)
-        assert other != writer
+        wait_until(lambda: writers(daemon.process.pid) not in ([], [writer]))
         daemon.stop()
         assert daemon.process.returncode == 0
         assert "the process that wrote it is gone; another takes over" in daemon.output()
@@ -91,7 +88,7 @@ def test_both_killed_leave_a_valid_trace_and_the_run_id_is_free(site: Site) -> N
     probes = site.probe_file(ALICE)
     with site.running("run1", probes) as daemon:
         did = site.workload(ALICE)
-        time.sleep(1.5)
+        site.wait_until_written("run1", did)
         (writer,) = writers(daemon.process.pid)
         os.kill(writer, signal.SIGKILL)
         daemon.stop(signal.SIGKILL)
@@ -108,8 +105,7 @@ def test_memory_that_runs_out_at_the_start_leaves_nothing(site: Site) -> None:
     probes = site.probe_file(ALICE)
     with control_group("memory") as group:
         (group / "memory.limit_in_bytes").write_text(str(24 << 20))
-        daemon = site.daemon("run1", probes)
-        (group / "cgroup.procs").write_text(str(daemon.process.pid))
+        daemon = site.daemon("run1", probes, launcher=joining(group))
         assert daemon.exit_status() in (1, -signal.SIGKILL)
         assert not (site.run_dir / "datacrumbs-run1.ready").exists()
     with site.running("run1", probes):
@@ -121,11 +117,11 @@ def test_memory_that_runs_out_during_the_run_leaves_a_valid_trace(site: Site) ->
     probes = site.probe_file(ALICE)
     with control_group("memory") as group, site.running("run1", probes) as daemon:
         did = site.workload(ALICE)
-        time.sleep(1.5)
+        site.wait_until_written("run1", did)
         (group / "cgroup.procs").write_text(str(daemon.process.pid))
         # What it has is charged elsewhere; everything new is too much.
         (group / "memory.limit_in_bytes").write_text("4096")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANG_S
         while daemon.process.poll() is None and time.monotonic() < deadline:
             site.workload(ALICE, calls=2000)
         assert daemon.exit_status() == -signal.SIGKILL
@@ -140,8 +136,8 @@ def test_memory_that_runs_out_during_the_run_leaves_a_valid_trace(site: Site) ->
 
 @pytest.mark.parametrize("most", [8, 12, 20, 40, 64])
 def test_too_few_descriptors_are_an_error_in_words_or_enough(site: Site, most: int) -> None:
-    daemon = site.daemon("run1", site.probe_file(ALICE))
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (most, most))
+    limit = ("prlimit", f"--nofile={most}")
+    daemon = site.daemon("run1", site.probe_file(ALICE), launcher=limit)
     if daemon.becomes_ready():
         daemon.stop()
         assert daemon.process.returncode == 0
@@ -160,10 +156,9 @@ def test_process_table_that_fills_up_during_the_run_does_not_stop_it(site: Site)
         # Nobody can take over from who is killed: the daemon writes itself.
         os.kill(writer, signal.SIGKILL)
         did = site.workload(ALICE)
-        time.sleep(1.2)
+        daemon.wait_to_say("the trace is written by this process")
         daemon.stop()
         assert daemon.process.returncode == 0
-        assert "the trace is written by this process" in daemon.output()
     assert recorded(site, "run1", did) == did["done"]
 
 
@@ -174,8 +169,7 @@ def test_process_table_that_is_nearly_full_is_an_error_in_words_or_enough(
     """Threads and children are refused one after the other."""
     with control_group("pids") as group:
         (group / "pids.max").write_text(str(most))
-        daemon = site.daemon("run1", site.probe_file(ALICE))
-        (group / "cgroup.procs").write_text(str(daemon.process.pid))
+        daemon = site.daemon("run1", site.probe_file(ALICE), launcher=joining(group))
         if daemon.becomes_ready():
             daemon.stop()
             assert daemon.process.returncode == 0
@@ -202,11 +196,10 @@ def test_refused_writes_are_waited_for(site: Site, traces: Mounted, number: int)
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         traces.order(str(number))
         did = site.workload(ALICE, calls=1000)
-        time.sleep(1)
+        daemon.wait_to_say(f"{os.strerror(number)}: the trace waits in memory")
         traces.order("")
         daemon.stop()
         assert daemon.process.returncode == 0
-        assert f"{os.strerror(number)}: the trace waits in memory" in daemon.output()
     assert recorded(site, "run1", did) == did["done"]
 
 
@@ -216,7 +209,7 @@ def test_writes_that_stay_refused_cost_what_came_after(
 ) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         first = site.workload(ALICE)
-        time.sleep(1.2)
+        site.wait_until_written("run1", first)
         traces.order(str(number))
         second = site.workload(ALICE)
         daemon.stop()
@@ -230,8 +223,7 @@ def test_writes_that_stay_refused_cost_what_came_after(
 def test_file_size_limit_is_like_a_full_disk(site: Site) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         (writer,) = writers(daemon.process.pid)
-        site.workload(ALICE, calls=1000)
-        time.sleep(1.2)
+        site.wait_until_written("run1", site.workload(ALICE, calls=1000))
         (path,) = site.trace_paths()
         limit = path.stat().st_size + 500
         resource.prlimit(writer, resource.RLIMIT_FSIZE, (limit, limit))
@@ -277,8 +269,7 @@ def test_disk_that_is_full_already_is_waited_for_too(site: Site) -> None:
     with full(site.traces):
         with site.running("run1", site.probe_file(ALICE)) as daemon:
             did = site.workload(ALICE)
-            time.sleep(0.7)
-            assert "No space left on device: the trace waits in memory" in daemon.output()
+            daemon.wait_to_say("No space left on device: the trace waits in memory")
             (site.traces / "filler").unlink()
             daemon.stop()
             assert daemon.process.returncode == 0

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_site import ALICE, SYSTEM_PYTHON, RunningDaemon, Site, lines_of, new_site
+from daemon_site import ALICE, SYSTEM_PYTHON, RunningDaemon, Site, new_site
 from faulty_file_system import HANG, Mounted, mounted
 from kernel_objects import open_ids, still_there
+from waiting import wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 
@@ -77,10 +78,7 @@ def assert_everything_is_attached(daemon: RunningDaemon) -> None:
 def assert_freed(objects: set[tuple[str, int]]) -> None:
     """The kernel frees them a moment after their last user."""
     assert {kind for kind, _ in objects} == {"link", "map", "prog"}
-    deadline = time.monotonic() + 20
-    while still_there(objects) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert still_there(objects) == set()
+    wait_until(lambda: not still_there(objects), lambda: still_there(objects))
 
 
 def test_signal_ends_it(site: Site, probes: Path) -> None:
@@ -117,7 +115,7 @@ def test_signal_during_the_start_ends_it(site: Site, probes: Path) -> None:
 def test_kill_ends_it_and_nothing_stays_attached(site: Site, probes: Path) -> None:
     with site.running("killed", probes) as daemon:
         call(site)
-        time.sleep(1.5)
+        wait_until(lambda: calls(site.trace_so_far("killed")) == CALLED)
         objects = open_ids(daemon.process.pid)
         daemon.stop(signal.SIGKILL)
         assert_freed(objects)
@@ -156,7 +154,7 @@ def test_disk_that_takes_nothing_does_not_keep_it(
     run_id = f"disk-{order}"
     with site.running(run_id, probes) as daemon:
         assert_everything_is_attached(daemon)
-        time.sleep(0.3)
+        wait_until(lambda: site.trace_so_far(run_id))
         traces.order(order)
         call(site)
         objects = open_ids(daemon.process.pid)
@@ -165,11 +163,10 @@ def test_disk_that_takes_nothing_does_not_keep_it(
         # While it still does not answer.
         assert_freed(objects)
         traces.order("")
-    (path,) = [path for path in site.trace_paths() if f"-{run_id}-" in path.name]
-    deadline = time.monotonic() + 20
-    while order == HANG and calls(lines_of(path)) < CALLED and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert calls(lines_of(path)) == (CALLED if order == HANG else 0)
+    if order == HANG:
+        wait_until(lambda: calls(site.trace_so_far(run_id)) == CALLED)
+    else:
+        assert calls(site.trace(run_id)) == 0
 
 
 def test_hanging_disk_fails_the_start(site: Site, probes: Path, traces: Mounted) -> None:

@@ -2,15 +2,14 @@
 
 import gzip
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from daemon_site import SYSCALLS
-from faulty_file_system import HANG, ORDER_INTERVAL_S
+from faulty_file_system import FOLLOWED, HANG
 from systemd_container import LOG_DIR, RUN_DIR, Container, booted
+from waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -28,7 +27,7 @@ def container() -> Iterator[Container]:
         made.run("mkdir", "-p", DISK)
         command = ["python3", "-I", "-S", "/tmp/server.py", DISK, ORDERS]
         made.run("systemd-run", "--unit=faulty", *command)
-        wait(lambda: "faulty" in made.run("cat", "/proc/mounts"))
+        wait_until(lambda: "faulty" in made.run("cat", "/proc/mounts"))
         yield made
         # The end of the server is that of whoever waits for it.
         made.run("systemctl", "kill", "-s", "KILL", "faulty", check=False)
@@ -39,13 +38,6 @@ def probes(container: Container) -> Path:
     return container.probe_file("probes.json.gz", [SYSCALLS])
 
 
-def wait(condition: Any) -> None:
-    deadline = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def start(container: Container, run_id: str, probes: Path) -> None:
     pattern = f"{DISK}/%RUN_ID%"
     container.start(run_id, probes, DATACRUMBS_TRACE_DIR_PATTERN=pattern)
@@ -54,7 +46,7 @@ def start(container: Container, run_id: str, probes: Path) -> None:
 
 def order(container: Container, text: str) -> None:
     container.put(ORDERS, text)
-    time.sleep(3 * ORDER_INTERVAL_S)
+    wait_until(lambda: container.run("cat", ORDERS + FOLLOWED) == text)
 
 
 def writes(container: Container, run_id: str) -> int:
@@ -85,7 +77,7 @@ def test_stop_ends_the_daemon_and_lets_the_writer_finish(
         assert "datacrumbs-h1.ready" not in container.run("ls", RUN_DIR)
     finally:
         order(container, "")
-    wait(lambda: container.run("pgrep", "-f", "scribe_program", check=False) == "")
+    wait_until(lambda: container.run("pgrep", "-f", "scribe_program", check=False) == "")
     assert writes(container, "h1") == 123
     journal = container.run("journalctl", "-u", "datacrumbs@h1", "--no-pager")
     assert "the file system does not answer" in journal
@@ -103,7 +95,7 @@ def test_start_that_the_disk_holds_fails_while_it_still_does(
         assert "the file system does not answer" in journal
     finally:
         order(container, "")
-    wait(lambda: container.run("pgrep", "-f", "scribe_program", check=False) == "")
+    wait_until(lambda: container.run("pgrep", "-f", "scribe_program", check=False) == "")
     # Nobody wrote to it.
     assert container.run("find", DISK, "-name", "*-h2-*") == ""
 
@@ -113,9 +105,9 @@ def test_killed_writer_is_replaced_within_the_sandbox(container: Container, prob
     main = container.property_of("w1", "MainPID")
     container.run("pkill", "-KILL", "-P", main, "-f", "scribe_program")
     container.run(container.wrap, *WRITES, user="alice")
-    time.sleep(1)
     # The daemon has a child again.
-    assert container.run("pgrep", "-P", main, "-f", "scribe_program")
+    has_writer = ("pgrep", "-P", main, "-f", "scribe_program")
+    wait_until(lambda: container.run(*has_writer, check=False))
     container.stop("w1")
     assert container.property_of("w1", "Result") == "success"
     assert writes(container, "w1") == 123

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from growing_trace import lines_so_far
 from kernel_objects import open_ids, still_there
+from waiting import wait_until
 
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings, RunSummary
 from datacrumbs_runtime.errors import AttachError, KernelError, TraceError
@@ -30,7 +31,7 @@ SYSCALLS = Category(
     ("openat", "close", "read", "write", "pread64", "pwrite64", "lseek", "dup2", "fsync"),
 )
 SMALL = RunSettings(ring_buffer_bytes=1 << 20, strings_buffer_bytes=1 << 20)
-WAIT_S = 20.0
+WAIT_S = 300.0  # only what hangs takes so long, also where the processor is emulated
 
 
 def probe_file(*categories: Category) -> ProbeFile:
@@ -379,13 +380,13 @@ with Engine(probes, Path(sys.argv[1]), Identity("t", os.getuid(), os.getgid(), "
     engine.register_process(int(sys.argv[2]))
     engine.start()
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 READS = """
 import os, time
 fd = os.open("/dev/zero", os.O_RDONLY)
-while True:
-    os.pread(fd, 8, 0)
+for number in range(1 << 30):
+    os.pread(fd, 8, number)
     time.sleep(0.001)
 """
 
@@ -403,15 +404,10 @@ def test_a_killed_recorder_leaves_a_valid_trace_and_nothing_in_the_kernel(tmp_pa
             assert child.stdin is not None
             child.stdin.write(b"\n")
             child.stdin.flush()
-            time.sleep(2.5)
+            # It is written while the recording goes on.
+            wait_until(lambda: len(calls_of(lines_so_far(path), child.pid)) > 1000)
             recorder.send_signal(signal.SIGKILL)
-        lines = lines_of(path)
-        reads = calls_of(lines, child.pid)
-        last_us = max(line["ts"] for line in reads)
-        first_us = min(line["ts"] for line in reads)
-    # What was done more than a second before the end is there.
-    assert last_us - first_us > 1_300_000
-    deadline = time.monotonic() + WAIT_S
-    while left := still_there(ids):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+            recorder.wait()
+        reads = calls_of(lines_so_far(path), child.pid)
+    assert sorted(line["args"]["offset"] for line in reads) == list(range(len(reads)))
+    wait_until(lambda: not still_there(ids), lambda: still_there(ids))
