@@ -17,10 +17,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from waiting import HANG_S
 
 from datacrumbs_runtime.known_runs import KnownRun, known_runs
 from datacrumbs_runtime.status_view import LiveView, Rates, still_view
 
+# Whoever runs the tests in the background may ignore the signal of Ctrl-C, which is inherited.
+IN_FOREGROUND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 COMMAND = "from datacrumbs_runtime.commands.datacrumbs_status import main; main()"
 FUNCTIONS = ("openat", "read", "write", "close", "H5Dwrite_with_a_rather_long_name_of_its_own")
 LEAVES_OWN_SCREEN = "\x1b[?1049l"
@@ -205,7 +208,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         environment = {key: value for key, value in os.environ.items() if key not in _SIZES}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "--run-dir", str(run_dir), *arguments],
+            [sys.executable, "-c", IN_FOREGROUND + COMMAND, "--run-dir", str(run_dir), *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -215,8 +218,8 @@ class Terminal:
         os.close(theirs)
         self.text = ""
 
-    def wait_for(self, wanted: str, timeout_s: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout_s
+    def wait_for(self, wanted: str) -> None:
+        deadline = time.monotonic() + HANG_S
         while wanted not in self.text:
             left_s = deadline - time.monotonic()
             assert left_s > 0, f"no {wanted!r} in {self.text!r}"
@@ -245,7 +248,7 @@ def test_watch_ends_with_the_terminal_as_it_was(tmp_path: Path) -> None:
         terminal.wait_for("busiest files")
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for(LEAVES_OWN_SCREEN)
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(HANG_S) == 0
 
 
 def test_watch_that_is_terminated_gives_the_terminal_back(tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def test_watch_that_is_terminated_gives_the_terminal_back(tmp_path: Path) -> Non
         terminal.wait_for("busiest files")
         terminal.process.terminate()
         terminal.wait_for(LEAVES_OWN_SCREEN)
-        assert terminal.process.wait(20) == 128 + signal.SIGTERM
+        assert terminal.process.wait(HANG_S) == 128 + signal.SIGTERM
 
 
 def test_watch_of_one_run_ends_with_it(tmp_path: Path) -> None:
@@ -261,7 +264,7 @@ def test_watch_of_one_run_ends_with_it(tmp_path: Path) -> None:
         terminal.wait_for("busiest files")
         (tmp_path / "datacrumbs-run1.pid").unlink()
         terminal.wait_for("run run1 has ended")
-        assert terminal.process.wait(20) == 0
+        assert terminal.process.wait(HANG_S) == 0
 
 
 def command(run_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -295,7 +298,7 @@ def test_watch_for_programs_is_a_line_a_second_until_the_run_ends(tmp_path: Path
             (document,) = json.loads(process.stdout.readline())
             assert document["run_id"] == "run1"
         (tmp_path / "datacrumbs-run1.pid").unlink()
-        assert process.wait(20) == 0
+        assert process.wait(HANG_S) == 0
 
 
 def test_unknown_run_is_one_error_and_a_hint(tmp_path: Path) -> None:
