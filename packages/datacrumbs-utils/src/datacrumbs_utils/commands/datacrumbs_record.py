@@ -150,7 +150,7 @@ def command(
 
     settings = RunSettings(
         mode=mode,
-        ring_buffer_bytes=ring_bytes(size_bytes(ring_buffer_size, "--ring-buffer-size")),
+        ring_buffer_bytes=_ring_bytes(size_bytes(ring_buffer_size, "--ring-buffer-size")),
         threshold_ns=time_ns(threshold, "--threshold", "ns"),
         string_capture_bytes=string_bytes,
         include_kernel_threads=kernel_threads,
@@ -176,22 +176,17 @@ def command(
         _say_what_would_be_recorded(request)
         return 0
     session.check_processes(pids)
-    outcome = session.record(request, signals, _say_ready if pids and not quiet else _say_nothing)
+    outcome = session.record(request, signals, _say_ready if pids and not quiet else None)
     _report(command, pids, outcome, as_json=as_json, quiet=quiet, verbose=verbose)
     return outcome.status
 
 
-def ring_bytes(size: int) -> int:
-    """Check the size of a ring."""
+def _ring_bytes(size: int) -> int:
     if not MIN_RING_BYTES <= size <= MAX_RING_BYTES:
         raise UsageError(
             f"--ring-buffer-size: must be from {MIN_RING_BYTES >> 10}K to {MAX_RING_BYTES >> 20}M"
         )
     return size
-
-
-def _say_nothing(_trace: Path) -> None:
-    pass
 
 
 def _say_ready(trace: Path) -> None:

@@ -40,16 +40,12 @@ def trial(directory: Path | None = None) -> Check:
         signals = Signals()
         try:
             requirements.require()
-            outcome = session.record(request, signals, _say_nothing)
+            outcome = session.record(request, signals)
         except DatacrumbsError as error:
             return Check(_SECTION, _NAME, State.MISSING, str(error), error.hint)
         finally:
             signals.restore()
         return _judged(outcome, target)
-
-
-def _say_nothing(_trace: Path) -> None:
-    pass
 
 
 def _judged(outcome: session.Outcome, target: Path) -> Check:

@@ -10,6 +10,7 @@ import errno
 import os
 import pwd
 import signal
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def _checked(path: str, name: str) -> str:
         status = Path(path).stat()
     except OSError as error:
         raise ProcessError(f"{name}: {error.strerror}") from error
-    if (status.st_mode & 0o170000) == 0o040000:
+    if stat.S_ISDIR(status.st_mode):
         raise ProcessError(f"{name}: is a directory, not a command")
     if not os.access(path, os.X_OK):
         raise ProcessError(f"{name}: is not executable") from PermissionError(errno.EACCES, path)

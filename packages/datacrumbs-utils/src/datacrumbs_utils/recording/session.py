@@ -12,11 +12,9 @@ from datacrumbs_runtime.engine import AttachReport, Engine, Identity, RunSetting
 from datacrumbs_runtime.errors import ProcessError
 from datacrumbs_utils.recording import child, output
 from datacrumbs_utils.recording.probes import Probes
-from datacrumbs_utils.recording.signals import Signals
+from datacrumbs_utils.recording.signals import SIGNALLED_STATUS, Signals, children
 
 logger = logging.getLogger(__name__)
-
-_SIGNALLED_STATUS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +82,15 @@ def check_processes(pids: tuple[int, ...]) -> None:
             raise ProcessError(f"process {pid}: {error.strerror}") from error
 
 
-def record(request: Request, signals: Signals, on_ready: Callable[[Path], None]) -> Outcome:
+def record(
+    request: Request, signals: Signals, on_ready: Callable[[Path], None] | None = None
+) -> Outcome:
     """Record a command until it ends, or processes until they end.
 
     Args:
         request: What to record, and how.
         signals: Blocked by the caller.
-        on_ready: Called with the trace's path when the recording begins.
+        on_ready: Called with the trace's path when the recording begins, if it is given.
 
     Raises:
         DatacrumbsError: It could not begin. Nothing is left: no process, no trace, no probe.
@@ -119,13 +119,18 @@ def record(request: Request, signals: Signals, on_ready: Callable[[Path], None])
         interrupted = signals.stop_requested()
         if interrupted is not None:
             error = ProcessError("interrupted before the recording began")
-            error.exit_status = _SIGNALLED_STATUS + interrupted
+            error.exit_status = SIGNALLED_STATUS + interrupted
             raise error
         for pid in (command.pid,) if command else request.pids:
             engine.register_process(pid, descendants_too=command is None)
         engine.start()
-        on_ready(engine.trace_path)
+        if on_ready is not None:
+            on_ready(engine.trace_path)
+        helpers: frozenset[int] | None = None
         if command is not None:
+            if request.wait_for_all:
+                # Of the recorder itself: what the command starts may be adopted from now on.
+                helpers = children() - {command.pid}
             command.let_go()
         undo.pop_all()
     with engine:
@@ -134,8 +139,8 @@ def record(request: Request, signals: Signals, on_ready: Callable[[Path], None])
             status = signals.wait_for_child(
                 command.pid,
                 request.duration_s,
-                lambda: _stop(engine),
-                all_descendants=request.wait_for_all,
+                engine.stop,
+                all_but=helpers,
             )
         else:
             signals.wait_for_processes(request.pids, request.duration_s)
@@ -146,7 +151,3 @@ def record(request: Request, signals: Signals, on_ready: Callable[[Path], None])
 def _remove(traces: list[Path]) -> None:
     for trace in traces:
         trace.unlink(missing_ok=True)
-
-
-def _stop(engine: Engine) -> None:
-    engine.stop()

@@ -17,7 +17,8 @@ _PASSED_ON = (*_STOPPING, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _TAKEN = frozenset((*_PASSED_ON, signal.SIGCHLD))
 # How often the end of processes that are no children is looked for.
 _PROCESS_CHECK_S = 0.05
-_SIGNALLED_STATUS = 128
+# A shell's exit status of a program that a signal ended: this and the signal's number.
+SIGNALLED_STATUS = 128
 # siginfo_t.si_code of signals that a process sent, kill(2) and its like; the terminal's come from
 # the kernel and reach the command by themselves.
 _SENT_BY_PROCESS = 0
@@ -46,9 +47,9 @@ class Signals:
         self,
         pid: int,
         duration_s: float | None,
-        on_duration: Callable[[], None],
+        on_duration: Callable[[], object],
         *,
-        all_descendants: bool = False,
+        all_but: Set[int] | None = None,
     ) -> int:
         """Wait until a command ends; signals are passed on to it, a second one ends the wait.
 
@@ -56,19 +57,18 @@ class Signals:
             pid: The command, a child.
             duration_s: ``on_duration`` is called after this many seconds; None: never.
             on_duration: Called once; the wait goes on.
-            all_descendants: Wait for what the command started as well.
+            all_but: Wait for what the command started as well, which are all children of this
+                process but these; None: for the command alone.
 
         Returns:
             The command's exit status, as a shell would have it.
         """
         deadline = None if duration_s is None else time.monotonic() + duration_s
         status: int | None = None
-        # Processes of the recorder itself, which it waits for elsewhere.
-        helpers = _children() - {pid}
         while True:
             if status is None:
                 status = _reap(pid)
-            if status is not None and not (all_descendants and _reap_all(helpers)):
+            if status is not None and (all_but is None or not _reap_all(all_but)):
                 return status
             info = self._next(deadline)
             if info is None:
@@ -79,7 +79,7 @@ class Signals:
             if number in _STOPPING:
                 self._stops += 1
                 if self._stops > 1:
-                    return _SIGNALLED_STATUS + number if status is None else status
+                    return SIGNALLED_STATUS + number if status is None else status
             if number != signal.SIGCHLD and info.si_code <= _SENT_BY_PROCESS and status is None:
                 os.kill(pid, number)
 
@@ -122,18 +122,23 @@ def _reap(pid: int) -> int | None:
     if not ended:
         return None
     code = os.waitstatus_to_exitcode(raw)
-    return code if code >= 0 else _SIGNALLED_STATUS - code
+    return code if code >= 0 else SIGNALLED_STATUS - code
 
 
-def _reap_all(helpers: Set[int]) -> bool:
+def _reap_all(all_but: Set[int]) -> bool:
     """Forget the children that have ended; return whether some have not."""
-    statuses = [_reap(child) for child in _children() - helpers]
+    statuses = [_reap(child) for child in children() - all_but]
     return None in statuses
 
 
-def _children() -> frozenset[int]:
+def children() -> frozenset[int]:
     """Return the processes whose parent, by birth or by adoption, is this one."""
-    own = os.getpid()
-    # A child belongs to the thread that started it; adopted ones go to any.
-    lists = [task / "children" for task in Path(f"/proc/{own}/task").iterdir()]
-    return frozenset(int(pid) for each in lists for pid in each.read_text().split())
+    tasks = Path(f"/proc/{os.getpid()}/task")
+    while True:
+        # A child belongs to the thread that started it; adopted ones go to any.
+        lists = [task / "children" for task in tasks.iterdir()]
+        try:
+            return frozenset(int(pid) for each in lists for pid in each.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            # A thread ended meanwhile, and another one has its children.
+            continue
