@@ -17,6 +17,7 @@ from datacrumbs_runtime.schema.probe_document import (
 )
 from datacrumbs_runtime.schema.probe_file import plain_symbol
 from datacrumbs_utils.discovery import argument_lists, config, entries, libraries, sets, templates
+from datacrumbs_utils.discovery.problems import raise_errors
 from datacrumbs_utils.discovery.select import Selection, select
 
 DATA = Path(str(resources.files("datacrumbs_utils") / "data"))
@@ -147,7 +148,7 @@ def test_an_example_that_needs_a_variable_names_it_in_a_comment(name: str) -> No
     comments = " ".join(line for line in text.splitlines() if line.startswith("#"))
     assert any(variable in comments for variable in wanted)
     with pytest.raises(ConfigurationError, match="has no value; give it with --define"):
-        config.load(DATA / "examples" / f"{name}.yaml", {})
+        raise_errors(config.read(DATA / "examples" / f"{name}.yaml", {}).problems)
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES, *SETS], ids=lambda path: path.stem)
@@ -180,7 +181,7 @@ def test_schema_and_parser_refuse_the_same(entry: dict[str, Any], schema: Any) -
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate(whole)
     with pytest.raises(ConfigurationError):
-        config.parse(json.dumps(whole), "x", {}).raise_problems()
+        raise_errors(config.parse(json.dumps(whole), "x", {}).problems)
 
 
 def test_the_schema_knows_exactly_the_keys_of_the_parser(schema: Any) -> None:

@@ -308,7 +308,7 @@ def test_the_result_survives_writing_and_reading(library: Path) -> None:
 def test_the_summary_says_who_where_and_from_what(library: Path, tmp_path: Path) -> None:
     path = tmp_path / "host.yaml"
     path.write_text("capture_probes:\n" + entry(library, ""))
-    selection = select(config.load(path, {}), output_path=Path("out.json.gz"), install_user="adm")
+    selection = select(config.read(path, {}), output_path=Path("out.json.gz"), install_user="adm")
     summary = selection.probe_file.summary
     assert summary.config_file_path == str(path)
     assert summary.probe_file_path == str(Path.cwd() / "out.json.gz")

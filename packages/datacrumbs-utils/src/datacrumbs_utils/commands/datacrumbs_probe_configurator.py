@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,32 +180,20 @@ def _exclusions(
     config: "HostConfig", variables: dict[str, str], *, may_write: bool
 ) -> "Exclusions":
     """Read the list of excluded functions; where there is none yet, leave an empty one."""
+    from datacrumbs_runtime.schema.site_config import site_of
     from datacrumbs_utils.discovery import exclusions
     from datacrumbs_utils.discovery.exclusions import Exclusions
+    from datacrumbs_utils.discovery.select import current_user
 
     directory = config.data_dir or variables.get("DATACRUMBS_INSTALL_DATA_DIR")
     if not directory:
         return Exclusions()
-    user = variables.get("DATACRUMBS_INSTALL_USER") or _user_name()
-    host = variables.get("DATACRUMBS_INSTALL_HOST") or _site()
+    user = variables.get("DATACRUMBS_INSTALL_USER") or current_user()
+    host = variables.get("DATACRUMBS_INSTALL_HOST") or site_of(socket.gethostname())
     path = Path(directory).expanduser() / exclusions.file_name(user, host)
     if may_write and not path.exists() and os.access(path.parent, os.W_OK):
         exclusions.write_template(path, config.entries)
     return exclusions.load(path)
-
-
-def _user_name() -> str:
-    from datacrumbs_utils.discovery.select import user_name
-
-    return user_name(os.getuid())
-
-
-def _site() -> str:
-    import socket
-
-    from datacrumbs_runtime.schema.site_config import site_of
-
-    return site_of(socket.gethostname().partition(".")[0])
 
 
 @contextmanager

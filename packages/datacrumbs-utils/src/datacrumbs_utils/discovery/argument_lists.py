@@ -40,7 +40,7 @@ def function_returns(values: Values, problems: Problems) -> dict[str, str]:
     result = {}
     for function, c_type in node.entries:
         if isinstance(c_type, yaml_nodes.Scalar) and c_type.text.strip():
-            result[function.text] = prototypes.return_type(c_type.text)
+            result[function.text] = prototypes.without_qualifiers(c_type.text)
         else:
             problems.error(c_type.position, f"the result of {function.text} must be a C type")
     return result

@@ -10,11 +10,11 @@ from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category, plain_symbol
 from datacrumbs_utils.discovery import libraries, library_headers, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose, describe
+from datacrumbs_utils.discovery.choices import Choice, count_arguments, describe
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
-from datacrumbs_utils.discovery.signatures import Signature, captured_name
+from datacrumbs_utils.discovery.signatures import Signature
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,13 @@ def choose_binary_functions(entry: Entry, machine: Machine, exclusions: Exclusio
         DatacrumbsError: A file that the entry names cannot be used.
     """
     choice = Choice(entry)
-    choice.path = libraries.locate(
-        (entry.binary_path if entry.type == "header" else entry.file) or ""
-    )
+    path = libraries.locate((entry.binary_path if entry.type == "header" else entry.file) or "")
+    choice.path = path
     declared = None
     if entry.type == "header":
-        declared = _declared(entry, choice, machine)
-    name_of = matching.matcher(entry, choice.path)
-    for candidate in machine.elf_functions(choice.path):
+        declared = _declared(choice, path, machine)
+    name_of = matching.matcher(entry, path)
+    for candidate in machine.elf_functions(path):
         if declared is not None and declared.isdisjoint((candidate.symbol, *candidate.aliases)):
             continue
         choice.found[_function_name(entry, candidate.symbol, candidate)] = candidate
@@ -61,8 +60,7 @@ def choose_binary_functions(entry: Entry, machine: Machine, exclusions: Exclusio
             continue
         if candidate.refused is None and candidate.file_offset is None:
             candidate = replace(candidate, refused="not in any segment of the file")
-        why = matching.excluded_by(entry, candidate, exclusions)
-        choose(choice, function, candidate, excluded_by=why)
+        matching.choose(choice, function, candidate, exclusions)
     return choice
 
 
@@ -72,11 +70,11 @@ def _function_name(entry: Entry, name: str, candidate: Candidate) -> str:
     return name
 
 
-def _declared(entry: Entry, choice: Choice, machine: Machine) -> frozenset[str] | None:
-    header = library_headers.find(entry.file or "", choice.path)
+def _declared(choice: Choice, path: Path, machine: Machine) -> frozenset[str] | None:
+    header = library_headers.find(choice.entry.file or "", path)
     if header is None:
         choice.remarks.append(
-            f"{entry.file} is not on this machine: all functions of {choice.path} are candidates"
+            f"{choice.entry.file} is not on this machine: all functions of {path} are candidates"
         )
         return None
     return machine.header_functions(header)
@@ -156,7 +154,7 @@ def _signatures(
             returns[function] = entry.function_returns[result]
         if override is not None:
             arguments[function] = entry.function_arguments[override]
-            _count(choice, "YAML")
+            count_arguments(choice, "YAML")
         if override is None or result is None:
             open_names[function] = names
     if open_names and entry.takes_arguments and not _all_written_out(entry):
@@ -166,25 +164,19 @@ def _signatures(
                 if signature is None:
                     continue
                 del open_names[function]
-                returns.setdefault(
-                    function, captured_name(signature.returns).removeprefix("const ")
-                )
+                returns.setdefault(function, signature.result_type())
                 describe(choice, function, signature)
                 if function not in arguments:
                     arguments[function] = prototypes.captured(
                         plain_symbol(function), signature.arguments()
                     )
-                    _count(choice, source)
+                    count_arguments(choice, source)
     return {name: found for name, found in arguments.items() if found}, returns
 
 
 def _all_written_out(entry: Entry) -> bool:
     """An entry that gives arguments and results itself is not looked up any further."""
     return bool(entry.function_arguments) and bool(entry.function_returns)
-
-
-def _count(choice: Choice, source: str) -> None:
-    choice.arguments_from[source] = choice.arguments_from.get(source, 0) + 1
 
 
 def _sources(

@@ -48,11 +48,6 @@ def describe(choice: Choice, name: str, signature: Signature) -> None:
         choice.not_captured[name] = missing
 
 
-def choose(choice: Choice, name: str, candidate: Candidate, *, excluded_by: str | None) -> None:
-    """Put a candidate that the entry means where it belongs: chosen, excluded or refused."""
-    if excluded_by is not None:
-        choice.excluded[name] = excluded_by
-    elif candidate.refused is not None:
-        choice.refused[name] = candidate.refused
-    else:
-        choice.chosen[name] = candidate
+def count_arguments(choice: Choice, source: str, functions: int = 1) -> None:
+    """Note where the arguments of some of the functions came from."""
+    choice.arguments_from[source] = choice.arguments_from.get(source, 0) + functions

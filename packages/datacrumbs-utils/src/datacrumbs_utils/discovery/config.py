@@ -3,17 +3,14 @@
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
-from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
 from datacrumbs_utils.discovery import entries, templates, yaml_nodes
 from datacrumbs_utils.discovery.entries import Entry
-from datacrumbs_utils.discovery.problems import Position, Problem, Problems, nearest, raise_errors
+from datacrumbs_utils.discovery.problems import Position, Problem, Problems, nearest
 from datacrumbs_utils.discovery.values import Values
-
-__all__ = ["Argument", "Entry", "HostConfig", "ProbeType", "load", "parse", "read"]
 
 TOP_LEVEL_KEYS = (
     "capture_probes",
@@ -40,7 +37,7 @@ class HostConfig:
         user: Who the probe file is for, or None for whoever makes it.
         inclusion_path: Below which directories files are meant; a probe file does not carry it.
         include: Names of built-in sets, or paths of configurations, that come first.
-        problems: What is wrong with the file; :func:`load` raises if any is an error.
+        problems: What is wrong with the file, for :func:`problems.raise_errors`.
     """
 
     path: str
@@ -50,26 +47,7 @@ class HostConfig:
     user: str | None = None
     inclusion_path: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = field(default=())
-
-    def raise_problems(self) -> None:
-        """Raise if the file had errors.
-
-        Raises:
-            ConfigurationError: One line for every error, each with line and column.
-        """
-        raise_errors(self.problems)
-
-
-def load(path: Path, variables: Mapping[str, str] | None = None) -> HostConfig:
-    """Read a host configuration that must be free of errors; see :func:`read`.
-
-    Raises:
-        ConfigurationError: The file cannot be read or has errors; all of them are named.
-    """
-    config = read(path, variables)
-    config.raise_problems()
-    return config
+    problems: tuple[Problem, ...] = ()
 
 
 def read(path: Path, variables: Mapping[str, str] | None = None) -> HostConfig:

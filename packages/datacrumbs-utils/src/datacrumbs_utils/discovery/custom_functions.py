@@ -8,7 +8,7 @@ from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Category
 from datacrumbs_utils.discovery import matching
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose
+from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 
@@ -29,8 +29,7 @@ def choose_custom(entry: Entry, exclusions: Exclusions) -> Choice:
         candidate = Candidate(name)
         choice.found[name] = candidate
         if name_of(candidate) is not None:
-            why = matching.excluded_by(entry, candidate, exclusions)
-            choose(choice, name, candidate, excluded_by=why)
+            matching.choose(choice, name, candidate, exclusions)
     choice.remarks.append(
         f"plugin {_plugin(choice.path)} is compiled on the node, from the administrator's plugin "
         "directory and only if the site's policy allows it"

@@ -15,14 +15,14 @@ from datacrumbs_utils.discovery.dwarf_forms import Abbreviation, DwarfError, sle
 from datacrumbs_utils.discovery.elf_image import ElfImage
 
 TAG_ARRAY, TAG_CLASS, TAG_ENUMERATION, TAG_PARAMETER = 0x01, 0x02, 0x04, 0x05
-TAG_MEMBER, TAG_POINTER, TAG_REFERENCE, TAG_COMPILE_UNIT = 0x0D, 0x0F, 0x10, 0x11
+TAG_MEMBER, TAG_POINTER, TAG_REFERENCE = 0x0D, 0x0F, 0x10
 TAG_STRUCTURE, TAG_SUBROUTINE_TYPE, TAG_TYPEDEF, TAG_UNION = 0x13, 0x15, 0x16, 0x17
 TAG_UNSPECIFIED_PARAMETERS, TAG_INHERITANCE, TAG_PTR_TO_MEMBER = 0x18, 0x1C, 0x1F
 TAG_SUBRANGE, TAG_BASE_TYPE, TAG_CONST, TAG_SUBPROGRAM = 0x21, 0x24, 0x26, 0x2E
 TAG_VOLATILE, TAG_RESTRICT, TAG_NAMESPACE, TAG_UNSPECIFIED_TYPE = 0x35, 0x37, 0x39, 0x3B
-TAG_PARTIAL_UNIT, TAG_TYPE_UNIT, TAG_RVALUE_REFERENCE, TAG_ATOMIC = 0x3C, 0x41, 0x42, 0x47
+TAG_RVALUE_REFERENCE, TAG_ATOMIC = 0x42, 0x47
 
-AT_SIBLING, AT_NAME, AT_BYTE_SIZE, AT_LOW_PC, AT_LANGUAGE = 0x01, 0x03, 0x0B, 0x11, 0x13
+AT_NAME, AT_BYTE_SIZE, AT_LOW_PC, AT_LANGUAGE = 0x03, 0x0B, 0x11, 0x13
 AT_UPPER_BOUND, AT_ABSTRACT_ORIGIN, AT_ARTIFICIAL, AT_COUNT = 0x2F, 0x31, 0x34, 0x37
 AT_CALLING_CONVENTION, AT_DATA_MEMBER_LOCATION, AT_DECLARATION = 0x36, 0x38, 0x3C
 AT_ENCODING, AT_EXTERNAL, AT_SPECIFICATION, AT_TYPE, AT_RANGES = 0x3E, 0x3F, 0x47, 0x49, 0x55
@@ -364,7 +364,7 @@ class DebugInfo:
 
     def _sibling(self, unit: Unit, shape: Abbreviation, position: int) -> int:
         for name, form, implicit in shape.attributes:
-            if name == AT_SIBLING:
+            if name == forms.AT_SIBLING:
                 value, _ = self._value(unit, form, implicit, position)
                 if isinstance(value, tuple):
                     return int(value[1])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from datacrumbs_runtime.schema.probe_document import MODES
 from datacrumbs_runtime.schema.probe_file import Argument, ProbeType
 from datacrumbs_utils.discovery import argument_lists
 from datacrumbs_utils.discovery.problems import Position, Problems, nearest
@@ -64,7 +65,6 @@ ALL_KEYS = tuple(
         + tuple(key for keys in EXTRA_KEYS.values() for key in keys)
     )
 )
-MODES = ("trace", "profile")
 MAX_NAME_CHARACTERS = 128
 
 

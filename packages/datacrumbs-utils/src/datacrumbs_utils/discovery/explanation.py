@@ -60,16 +60,7 @@ def _not_meant(choice: Choice, names: set[str]) -> Iterator[str]:
 
 
 def _details(choice: Choice, name: str, selection: Selection) -> str:
-    category = next(
-        (
-            one
-            for one in selection.probe_file.categories
-            if one.type == choice.entry.probe
-            and one.name == choice.entry.category
-            and name in one.functions
-        ),
-        None,
-    )
+    category = selection.category_of(choice)
     candidate = choice.chosen[name]
     parts = []
     if choice.entry.regex is not None:

@@ -7,14 +7,15 @@ program would crash or behave differently. Such functions are refused with the r
 
 import re
 
-_RETURN_TWICE = "returns twice: a return probe on it crashes the program"
+_RETURNS_TWICE = "returns twice: a return probe on it crashes the program"
 _UNWINDS = "unwinds its caller's frame: a return probe on it ends the program"
 _CANCELS = "unwinds its thread: with a return probe on it clean-up code does not run"
+COLD = "rarely executed part of another function, jumped to rather than called"
 _NOT_CALLED = "is entered without a call, so that no return address is on the stack"
 _CALLER = "looks at its return address to find its caller, which a return probe replaces"
 
 _BY_REASON: dict[str, tuple[str, ...]] = {
-    _RETURN_TWICE: (
+    _RETURNS_TWICE: (
         *("setjmp", "_setjmp", "__setjmp", "sigsetjmp", "__sigsetjmp"),
         *("getcontext", "__getcontext", "swapcontext", "__swapcontext"),
     ),
@@ -39,10 +40,7 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
 _REASONS = {name: text for text, names in _BY_REASON.items() for name in names}
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r".*\.cold(\.\d+)?"),
-        "rarely executed part of another function, jumped to rather than called",
-    ),
+    (re.compile(r".*\.cold(\.\d+)?"), COLD),
     (re.compile(r"_dl_runtime_(resolve|profile)_.*"), _NOT_CALLED),
     (re.compile(r"_ZSt\d+__throw_.*|_ZSt17rethrow_exception.*"), _UNWINDS),
 )

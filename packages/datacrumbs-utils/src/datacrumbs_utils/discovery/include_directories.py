@@ -48,13 +48,14 @@ def compiler_headers() -> Path | None:
 def for_missing(header: str) -> tuple[Path, ...]:
     """Return the directories in which an include that was not found may be."""
     name = header.rpartition("/")[2]
-    directories = [*_from_environment(), *_from_mpi_wrapper()]
+    directories = [*from_environment(), *_from_mpi_wrapper()]
     for package in _PACKAGES.get(name, (name.removesuffix(".h"),)):
         directories += _from_pkg_config(package)
     return tuple(dict.fromkeys(path for path in directories if path.is_dir()))
 
 
-def _from_environment() -> list[Path]:
+def from_environment() -> list[Path]:
+    """Return the directories in which compilers look because the user says so."""
     variables = ("CPATH", "C_INCLUDE_PATH")
     parts = [part for name in variables for part in os.environ.get(name, "").split(":")]
     return [Path(part) for part in parts if part]

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
-from datacrumbs_utils.discovery import tracefs
+from datacrumbs_utils.discovery import hazards, tracefs
 from datacrumbs_utils.discovery.candidates import Candidate
 
 KALLSYMS = Path("/proc/kallsyms")
@@ -26,7 +26,7 @@ _NOT_FUNCTIONS = re.compile(
     re.VERBOSE,
 )
 _REASONS = {
-    "cold": "rarely executed part of another function, jumped to rather than called",
+    "cold": hazards.COLD,
     "thunk": "code that branches go through, not a function",
     "stub": "part of a tracepoint: record the tracepoint instead",
     "init": "label that the compiler made, not a function",

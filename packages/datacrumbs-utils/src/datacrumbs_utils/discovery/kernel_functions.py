@@ -9,11 +9,10 @@ from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Argument, Category
 from datacrumbs_utils.discovery import btf, kernel_headers, libraries, matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose, describe
+from datacrumbs_utils.discovery.choices import Choice, count_arguments, describe
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
-from datacrumbs_utils.discovery.signatures import captured_name
 from datacrumbs_utils.discovery.syscall_prototypes import kernel_name
 
 logger = logging.getLogger(__name__)
@@ -72,8 +71,7 @@ def _choose(choice: Choice, candidates: Iterable[Candidate], exclusions: Exclusi
     for candidate in found:
         name = name_of(candidate)
         if name is not None and name not in choice.chosen:
-            why = matching.excluded_by(choice.entry, candidate, exclusions)
-            choose(choice, name, candidate, excluded_by=why)
+            matching.choose(choice, name, candidate, exclusions)
 
 
 def _declared(entry: Entry, choice: Choice, machine: Machine) -> frozenset[str] | None:
@@ -137,9 +135,8 @@ def syscall_category(choice: Choice, machine: Machine) -> Category:
     arguments = {name: overrides[name] for name in names if name in overrides}
     for name in names:
         describe(choice, name, machine.syscalls[name])
-    choice.arguments_from["built in"] = len(names) - len(arguments)
-    if arguments:
-        choice.arguments_from["YAML"] = len(arguments)
+    count_arguments(choice, "built in", len(names) - len(arguments))
+    count_arguments(choice, "YAML", len(arguments))
     return Category(entry.probe, entry.category, names, arguments, mode=entry.mode)
 
 
@@ -176,11 +173,7 @@ def _signatures(
         if name not in overrides
     }
     used = {name: overrides[name] for name in names if name in overrides}
-    choice.arguments_from["BTF"] = len(found)
-    if used:
-        choice.arguments_from["YAML"] = len(used)
-    returns = {
-        name: captured_name(signature.returns).removeprefix("const ")
-        for name, signature in described.items()
-    }
+    count_arguments(choice, "BTF", len(found))
+    count_arguments(choice, "YAML", len(used))
+    returns = {name: signature.result_type() for name, signature in described.items()}
     return {name: arguments for name, arguments in {**found, **used}.items() if arguments}, returns

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from datacrumbs_utils.discovery import include_directories
+
 _LIBC = (
     "stdio.h",
     "unistd.h",
@@ -44,7 +46,7 @@ def usual(library: Path) -> list[Path]:
     return []
 
 
-def find(header: str, library: Path | None) -> Path | None:
+def find(header: str, library: Path) -> Path | None:
     """Find a header by absolute path, or by name where the library's headers would be."""
     given = Path(header)
     if given.is_absolute():
@@ -55,31 +57,27 @@ def find(header: str, library: Path | None) -> Path | None:
     return None
 
 
-def _directories(library: Path | None) -> Iterator[Path]:
-    for variable in ("CPATH", "C_INCLUDE_PATH"):
-        for part in os.environ.get(variable, "").split(":"):
-            if part:
-                yield Path(part)
-    if library is not None:
-        # <prefix>/lib/libx.so and <prefix>/lib/<machine>/<flavour>/libx.so alike.
-        for parent in list(library.parents)[:4]:
-            yield parent / "include"
-            if parent.name in ("lib", "lib64"):
-                yield parent.parent / "include"
+def _directories(library: Path) -> Iterator[Path]:
+    yield from include_directories.from_environment()
+    # <prefix>/lib/libx.so and <prefix>/lib/<machine>/<flavour>/libx.so alike.
+    for parent in list(library.parents)[:4]:
+        yield parent / "include"
+        if parent.name in ("lib", "lib64"):
+            yield parent.parent / "include"
     # The system's headers describe the system's libraries; those of a module or of Spack may be of
     # another version, with other types.
-    if library is None or library.is_relative_to("/usr") or library.is_relative_to("/lib"):
+    if library.is_relative_to("/usr") or library.is_relative_to("/lib"):
         yield from _system_directories(library)
 
 
-def _system_directories(library: Path | None) -> Iterator[Path]:
+def _system_directories(library: Path) -> Iterator[Path]:
     multiarch = f"{os.uname().machine}-linux-gnu"
     for system in (Path("/usr/local/include"), Path("/usr/include")):
         yield system
         yield system / multiarch
         yield system / multiarch / "mpi"
         yield from sorted((system / multiarch).glob("*mpi*"))
-        flavour = "openmpi" if library is not None and "openmpi" in str(library) else "serial"
+        flavour = "openmpi" if "openmpi" in str(library) else "serial"
         yield system / "hdf5" / flavour
         yield from sorted((system / "hdf5").glob("*"))
     yield from sorted(Path("/usr/lib").glob(f"{multiarch}/*mpi*/include"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datacrumbs_runtime.schema.probe_file import ProbeType, plain_symbol
 from datacrumbs_utils.discovery.candidates import Candidate
+from datacrumbs_utils.discovery.choices import Choice
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.regex import MPI_REGEX, Regex, compile_regex
@@ -70,7 +71,18 @@ def in_order(entry: Entry, chosen: dict[str, Candidate]) -> dict[str, Candidate]
     return {name: chosen[name] for name in names}
 
 
-def excluded_by(entry: Entry, candidate: Candidate, exclusions: Exclusions) -> str | None:
+def choose(choice: Choice, name: str, candidate: Candidate, exclusions: Exclusions) -> None:
+    """Put a candidate that the entry means where it belongs: chosen, excluded or refused."""
+    why = _excluded_by(choice.entry, candidate, exclusions)
+    if why is not None:
+        choice.excluded[name] = why
+    elif candidate.refused is not None:
+        choice.refused[name] = candidate.refused
+    else:
+        choice.chosen[name] = candidate
+
+
+def _excluded_by(entry: Entry, candidate: Candidate, exclusions: Exclusions) -> str | None:
     """Return what excludes a candidate, in a few words, or None."""
     names = (candidate.symbol, *candidate.aliases)
     listed = exclusions.source(entry.probe, entry.name, names)

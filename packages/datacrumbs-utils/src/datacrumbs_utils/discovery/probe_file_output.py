@@ -38,10 +38,11 @@ def write(path: Path, probe_file: ProbeFile) -> int:
     Raises:
         ProbeFileError: It cannot be written; nothing is left behind.
     """
-    text = json.dumps(document_from_probe_file(probe_file), indent=None, separators=(",", ":"))
-    data = gzip.compress(text.encode(), compresslevel=6, mtime=0)
-    if not path.name.endswith(".gz"):
-        data = text.encode() + b"\n"
+    data = json.dumps(document_from_probe_file(probe_file), separators=(",", ":")).encode()
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data, compresslevel=6, mtime=0)
+    else:
+        data += b"\n"
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -125,34 +125,23 @@ def _base_type(c_type: str) -> str:
     return " ".join(words)
 
 
-def return_type(c_type: str) -> str:
-    """Return a result's type as probe files have it: without qualifiers."""
-    return _without_qualifiers(c_type)
-
-
-def addresses_only(
-    arguments: Iterable[Argument], limit: int | None = MAX_ARGUMENTS
-) -> tuple[Argument, ...]:
+def addresses_only(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
     """Drop ``const``, and make texts addresses."""
-    return tuple(
-        replace(
-            argument,
-            c_type="void *"
-            if _is_character_pointer(argument.c_type)
-            else _without_qualifiers(argument.c_type),
-        )
-        for argument in arguments
-    )[:limit]
+    return _with_character_pointers(arguments, "void *")
 
 
 def overridden(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
     """Drop ``const`` from arguments that a configuration declares; its ``char *`` are texts."""
+    return _with_character_pointers(arguments, "char *")
+
+
+def _with_character_pointers(arguments: Iterable[Argument], c_type: str) -> tuple[Argument, ...]:
     return tuple(
         replace(
             argument,
-            c_type="char *"
+            c_type=c_type
             if _is_character_pointer(argument.c_type)
-            else _without_qualifiers(argument.c_type),
+            else without_qualifiers(argument.c_type),
         )
         for argument in arguments
     )
@@ -167,7 +156,7 @@ def captured(function: str, arguments: Iterable[Argument]) -> tuple[Argument, ..
     result = []
     for argument in arguments:
         c_type = argument.c_type
-        plain = _without_qualifiers(c_type)
+        plain = without_qualifiers(c_type)
         if _is_character_pointer(c_type):
             is_text = (
                 "const" in c_type.split("*")[0].split()
@@ -179,7 +168,8 @@ def captured(function: str, arguments: Iterable[Argument]) -> tuple[Argument, ..
     return tuple(result[:MAX_ARGUMENTS])
 
 
-def _without_qualifiers(c_type: str) -> str:
+def without_qualifiers(c_type: str) -> str:
+    """Return a type as probe files have it: without ``const`` and the like."""
     return " ".join(word for word in c_type.split() if word not in _DROPPED) or c_type
 
 

@@ -51,6 +51,19 @@ class Selection:
     report: Report
     choices: tuple[Choice, ...]
 
+    def category_of(self, choice: Choice) -> Category | None:
+        """Return the category of the probe file with an entry's functions; None: it has none."""
+        return next(
+            (
+                one
+                for one in self.probe_file.categories
+                if one.type == choice.entry.probe
+                and one.name == choice.entry.category
+                and choice.chosen.keys() <= set(one.functions)
+            ),
+            None,
+        )
+
 
 def select(
     config: HostConfig,
@@ -255,7 +268,7 @@ def _check_limit(choices: list[Choice], max_functions: int) -> list[str]:
 
 
 def _summary(config: HostConfig, output_path: Path | None, install_user: str | None) -> Summary:
-    user = config.user or user_name(os.getuid())
+    user = config.user or current_user()
     try:
         uid: int | None = pwd.getpwnam(user).pw_uid
     except KeyError:
@@ -267,19 +280,19 @@ def _summary(config: HostConfig, output_path: Path | None, install_user: str | N
         probe_file_path=str(output_path.absolute()) if output_path is not None else "",
         hostname=host,
         user=user,
-        install_user=install_user or user_name(os.getuid()),
+        install_user=install_user or current_user(),
         uid=os.getuid() if config.user is None else uid,
         site=site_of(host),
         created=int(time.time()),
     )
 
 
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the number if the system knows no name for it."""
+def current_user() -> str:
+    """Return the name of the user of this process, or the number if nobody knows a name for it."""
     try:
-        return pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         try:
             return getpass.getuser()
         except (KeyError, OSError):
-            return str(uid)
+            return str(os.getuid())

@@ -87,6 +87,10 @@ class Signature:
         parts += ["..."] if self.variadic else []
         return _declaration(self.returns.name, f"{name}({', '.join(parts) or 'void'})")
 
+    def result_type(self) -> str:
+        """Return the type of the result as probe files have it."""
+        return captured_name(self.returns).removeprefix("const ")
+
     def arguments(self) -> tuple[Argument, ...]:
         """Return the parameters that a probe can read, with the register of each."""
         return self._assign()[0]

@@ -1,8 +1,6 @@
 """Having a probe file signed: by way of the installed relay program, which the signer knows."""
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 from datacrumbs_runtime import process
 from datacrumbs_runtime.errors import ProbeFileError, ProcessError, SigningError
@@ -14,20 +12,16 @@ from datacrumbs_runtime.schema.probe_file import ProbeFile, document_from_bytes
 from datacrumbs_utils.discovery import installation
 
 RELAY = "datacrumbs_probe_configurator_exec"
-DEFAULT_TIMEOUT_S = 60
 # The relay gives up by itself; this is for one that hangs.
 _GRACE_S = 5.0
 
 
-def sign(
-    probe_file: ProbeFile, *, relay: Path | None = None, timeout_s: int = DEFAULT_TIMEOUT_S
-) -> ProbeFile:
+def sign(probe_file: ProbeFile, *, timeout_s: int) -> ProbeFile:
     """Ask the signer of this node to sign a probe file.
 
     Args:
         probe_file: What was selected, unsigned.
-        relay: The relay program; None: the one of this installation.
-        timeout_s: Longest wait for the signer.
+        timeout_s: Longest wait for the signer, in seconds.
 
     Returns:
         The probe file with its signature. The signer may have changed its summary: it knows who
@@ -37,7 +31,7 @@ def sign(
         SigningError: There is no relay or no signer, it refused, did not answer in time, or what it
             returned is not what was asked for.
     """
-    program = relay or installation.program(RELAY)
+    program = installation.program(RELAY)
     if program is None:
         raise SigningError(
             f"{RELAY}: not installed beside this command",
@@ -82,7 +76,6 @@ def _checked(text: str, asked: ProbeFile) -> ProbeFile:
     if not signed.checksum:
         raise SigningError("the signer's answer has no signature")
     # What goes into the file is what was signed, so only that it still means the same is checked.
-    unsigned = replace(asked, categories=signed.categories)
-    if unsigned.categories != asked.categories:
+    if signed.categories != asked.categories:
         raise SigningError("the signer's answer names other functions than were asked for")
     return signed

@@ -70,16 +70,7 @@ def notes(report: Report) -> Iterator[str]:
 def function_lines(selection: Selection) -> Iterator[str]:
     """Yield every selected function with its category and signature, separated by tabs."""
     for choice in selection.choices:
-        category = next(
-            (
-                one
-                for one in selection.probe_file.categories
-                if one.type == choice.entry.probe
-                and one.name == choice.entry.category
-                and set(choice.chosen) <= set(one.functions)
-            ),
-            None,
-        )
+        category = selection.category_of(choice)
         for name in choice.chosen:
             text = explanation.signature(choice, name, category)
             yield f"{choice.entry.category}\t{name}\t{text}"

@@ -3,7 +3,7 @@
 from datacrumbs_runtime.schema.probe_file import Category
 from datacrumbs_utils.discovery import matching, prototypes
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose
+from datacrumbs_utils.discovery.choices import Choice, count_arguments
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 from datacrumbs_utils.discovery.machine import Machine
@@ -32,8 +32,7 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
                 name_of(end) is not None for end in ends
             )
             if meant:
-                why = matching.excluded_by(entry, candidate, exclusions)
-                choose(choice, name, candidate, excluded_by=why)
+                matching.choose(choice, name, candidate, exclusions)
                 part_of.update({recipe.begin: name, recipe.end: name})
     for name in tracepoints.by_name:
         candidate = Candidate(name)
@@ -44,8 +43,7 @@ def choose_tracepoints(entry: Entry, machine: Machine, exclusions: Exclusions) -
             if name not in part_of.values():
                 choice.excluded[name] = f"part of {part_of[name]}"
             continue
-        why = matching.excluded_by(entry, candidate, exclusions)
-        choose(choice, name, candidate, excluded_by=why)
+        matching.choose(choice, name, candidate, exclusions)
     return choice
 
 
@@ -64,8 +62,8 @@ def tracepoint_category(choice: Choice, machine: Machine) -> Category:
         else:
             continue
         if found:
-            arguments[name] = prototypes.addresses_only(found, limit=None)
-            choice.arguments_from[source] = choice.arguments_from.get(source, 0) + 1
+            arguments[name] = prototypes.addresses_only(found)
+            count_arguments(choice, source)
     spans = {
         name: tracepoints.span(name)
         for name in names

@@ -4,7 +4,7 @@ from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.probe_file import Argument, Category, UsdtPoint
 from datacrumbs_utils.discovery import libraries, matching, usdt_providers
 from datacrumbs_utils.discovery.candidates import Candidate
-from datacrumbs_utils.discovery.choices import Choice, choose
+from datacrumbs_utils.discovery.choices import Choice, count_arguments
 from datacrumbs_utils.discovery.entries import Entry
 from datacrumbs_utils.discovery.exclusions import Exclusions
 
@@ -38,8 +38,7 @@ def choose_usdt(entry: Entry, exclusions: Exclusions) -> Choice:
         candidate = Candidate(name, file_offset=points[parts[0]][0].offset, aliases=aliases)
         choice.found[name] = candidate
         if name_of(candidate) is not None:
-            why = matching.excluded_by(entry, candidate, exclusions)
-            choose(choice, name, candidate, excluded_by=why)
+            matching.choose(choice, name, candidate, exclusions)
     return choice
 
 
@@ -85,7 +84,7 @@ def usdt_category(choice: Choice) -> Category:
             source = "notes"
         else:
             continue
-        choice.arguments_from[source] = choice.arguments_from.get(source, 0) + 1
+        count_arguments(choice, source)
     return Category(
         entry.probe,
         entry.category,
