@@ -29,6 +29,7 @@ from datacrumbs_runtime.bpf.links import Links
 from datacrumbs_runtime.bpf.loader import LoadSettings
 from datacrumbs_runtime.bpf.machine import MachineFeatures, TierFeature, machine_features
 from datacrumbs_runtime.bpf.process_tree import descendants
+from datacrumbs_runtime.bpf.skipped_runs import SkippedRuns
 from datacrumbs_runtime.errors import AttachError, KernelError, TraceError
 from datacrumbs_runtime.run import (
     FILES_IN_SUMMARY,
@@ -144,8 +145,10 @@ class Engine:
             )
             undo.callback(self._pump.close)
             self._writer.opened()
+            self._skipped = SkippedRuns(self._loaded, self._links)
             self._drainer = Drainer(
                 self._loaded,
+                self._skipped,
                 self._pump,
                 self._writer,
                 [function.pump for function in self._registry.functions],
@@ -238,6 +241,7 @@ class Engine:
         """Record from now on."""
         self._append("datacrumbs", self._description())
         self._drainer.start()
+        self._skipped.begin()
         self._started_ns = time.monotonic_ns()
         self._loaded.recording = True
 

@@ -100,7 +100,7 @@ def _attach_session(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget
     returns = _returns_of_a_function()
 
     def attach(part: Sequence[KprobeTarget]) -> None:
-        links.add(_link(program, part, returns, session=True))
+        links.add_of_kernel_functions(_link(program, part, returns, session=True))
 
     return _attach_together(targets, attach)
 
@@ -113,11 +113,11 @@ def _attach_multi(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget])
         # The return first: a call that is seen to begin is seen to end.
         link = _link(at_return, part, returns, at_return=True)
         try:
-            links.add(_link(entry, part))
+            links.add_of_kernel_functions(_link(entry, part))
         except OSError:
             os.close(link)
             raise
-        links.add(link)
+        links.add_of_kernel_functions(link)
 
     return _attach_together(targets, attach)
 
@@ -245,7 +245,7 @@ def _share_event(
 ) -> list[KprobeTarget]:
     """Attach a program to all functions that the kernel takes, and return these."""
     event = SharedEvent("kprobe")
-    made.afterwards(event.remove)
+    made.add_event(event)
     taken: list[KprobeTarget] = []
     for target in targets:
         try:
@@ -269,19 +269,18 @@ def _attach_perf(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) 
     programs = loaded.load_again({_ENTRY: None, _RETURN: None}, {}).programs
 
     def attach(part: Sequence[KprobeTarget]) -> None:
-        made: list[int] = []
+        made = Links()
         try:
             for name, config in ((_RETURN, return_bit), (_ENTRY, 0)):
                 event = perf_events.open_probe(event_type, config, part[0].symbol.encode(), 0)
-                made.append(event)
-                made.append(
+                made.add(event)
+                made.add_of_kernel_functions(
                     bpf_syscall.link_create_perf_event(programs[name].fd, event, part[0].index)
                 )
         except OSError:
-            for descriptor in made:
-                os.close(descriptor)
+            made.close()
             raise
-        links.add(*made)
+        links.take(made)
 
     refused: _Refused = []
     for target in targets:

@@ -1,5 +1,6 @@
 """Attachments in the kernel, owned together and closed together."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -7,6 +8,11 @@ from contextlib import nullcontext
 from typing import TypeVar
 
 from datacrumbs_runtime.bpf.grace_periods import expedited_grace_periods
+from datacrumbs_runtime.bpf.misses import link_misses
+from datacrumbs_runtime.bpf.tracefs_events import SharedEvent, missed_of_events
+from datacrumbs_runtime.errors import KernelError
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -20,7 +26,12 @@ class Links:
 
     def __init__(self) -> None:
         self._descriptors: list[int] = []
-        self._afterwards: list[Callable[[], None]] = []
+        self._events: list[SharedEvent] = []
+        # What the kernel said last that it left out: by link, of closed links, of events.
+        self._missed: dict[int, int] = {}
+        self._missed_before = 0
+        self._missed_of_events = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._descriptors)
@@ -29,27 +40,69 @@ class Links:
         """Take over descriptors: a link, then what it needs to stay open."""
         self._descriptors.extend(descriptors)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
-        """Take over what must be done when everything is detached."""
-        self._afterwards.append(work)
+    def add_of_kernel_functions(self, link: int) -> None:
+        """Take over a link of which the kernel may tell what it left out; see :meth:`missed`."""
+        self._descriptors.append(link)
+        if (missed := link_misses(link)) is not None:
+            with self._lock:
+                self._missed[link] = missed
+
+    def add_event(self, event: SharedEvent) -> None:
+        """Take over an event of tracefs, which is removed when everything is detached."""
+        self._events.append(event)
 
     def take(self, other: "Links") -> None:
         """Take over everything that others own."""
-        self._descriptors += other._descriptors
-        self._afterwards += other._afterwards
-        other._descriptors, other._afterwards = [], []
+        with self._lock:
+            self._descriptors += other._descriptors
+            self._events += other._events
+            self._missed |= other._missed
+            other._descriptors, other._events, other._missed = [], [], {}
+
+    def missed(self, *, of_events: bool = False) -> int:
+        """Return how often the kernel did not get as far as a program, as far as it tells.
+
+        For any thread, also while the links are being closed.
+
+        Args:
+            of_events: Ask anew about events of tracefs, for which the kernel waits until nobody
+                changes an event; else they count as when it was asked last. It is in closing.
+        """
+        with self._lock:
+            for link, missed in self._missed.items():
+                self._missed[link] = link_misses(link) or missed
+            if of_events:
+                self._ask_events()
+            return self._missed_before + sum(self._missed.values()) + self._missed_of_events
 
     def close(self) -> None:
         """Detach everything; returns when it is detached."""
-        descriptors, self._descriptors = self._descriptors, []
-        afterwards, self._afterwards = self._afterwards, []
+        with self._lock:
+            descriptors, self._descriptors = self._descriptors, []
         # Perf events, of which each waits several times.
         is_slow = len(descriptors) >= _MANY
         try:
             with expedited_grace_periods() if is_slow else nullcontext():
-                in_threads(descriptors, os.close)
+                in_threads(descriptors, self._detach)
         finally:
-            in_threads(afterwards, lambda work: work())
+            with self._lock:
+                self._ask_events()
+                events, self._events = self._events, []
+            in_threads(events, SharedEvent.remove)
+
+    def _detach(self, descriptor: int) -> None:
+        with self._lock:
+            if (missed := self._missed.pop(descriptor, None)) is not None:
+                self._missed_before += link_misses(descriptor) or missed
+        os.close(descriptor)
+
+    def _ask_events(self) -> None:
+        if not self._events:
+            return
+        try:
+            self._missed_of_events = missed_of_events(self._events)
+        except (OSError, KernelError) as error:
+            logger.warning("what the kernel missed is not known: %s", error)
 
 
 def in_threads(

@@ -43,7 +43,10 @@ def link_misses(link: int) -> int | None:
     missed value to kprobe_multi link info"; 3acf8ace6823, "bpf: Add missed value to kprobe perf
     link info"). Of other links it tells nothing.
     """
-    info = bpf_syscall.object_info(link, _LINK_BYTES)
+    try:
+        info = bpf_syscall.object_info(link, _LINK_BYTES)
+    except OSError:
+        return None
     # Longer since the same release in which multi links got theirs, which made nothing longer.
     if len(info) < _LINK_BYTES:
         return None

@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _GROUP_PREFIX = "datacrumbs_"
 _SPLITTING = frozenset(b" \t\n\r#;\"'\\")
 _MAX_PATH_BYTES = 3000
 _RELEASED_WITHIN_S = 1.0
+_PROFILE_COLUMNS = 3
 _numbers = itertools.count()
 
 
@@ -48,7 +49,12 @@ def event_directory() -> Path:
 
 
 class SharedEvent:
-    """An event of tracefs; :meth:`remove` ends it."""
+    """An event of tracefs; :meth:`remove` ends it.
+
+    Attributes:
+        kind: ``uprobe`` or ``kprobe``.
+        name: Of the event; no other process has one of that name.
+    """
 
     def __init__(self, kind: str) -> None:
         """Choose a name that nobody else has; nothing is defined yet.
@@ -60,10 +66,11 @@ class SharedEvent:
             KernelError: There is no tracefs.
             OSError: It takes no definitions.
         """
-        self._kind = kind
+        self.kind = kind
         self._directory = event_directory()
         self._group = _group_of(os.getpid())
-        self._name = f"{kind}s_{next(_numbers)}"
+        # The kernel shows names without groups where it counts what it missed.
+        self.name = f"{kind}s_{next(_numbers)}_{self._group.removeprefix(_GROUP_PREFIX)}"
         # Truncating would remove the events of everybody.
         self._file = os.open(
             self._directory / f"{kind}_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
@@ -83,7 +90,7 @@ class SharedEvent:
         Raises:
             OSError: The kernel refused this place.
         """
-        os.write(self._file, f"{how}:{self._group}/{self._name} ".encode() + place + b"\n")
+        os.write(self._file, f"{how}:{self._group}/{self.name} ".encode() + place + b"\n")
         self._places += 1
 
     def attach(self, program: int, cookie: int) -> tuple[int, int]:
@@ -92,7 +99,7 @@ class SharedEvent:
         Raises:
             OSError: The kernel refused one of the places, or all.
         """
-        number = (self._directory / "events" / self._group / self._name / "id").read_text()
+        number = (self._directory / "events" / self._group / self.name / "id").read_text()
         event = perf_events.open_tracepoint(int(number))
         try:
             return bpf_syscall.link_create_perf_event(program, event, cookie), event
@@ -106,9 +113,9 @@ class SharedEvent:
             return
         try:
             if self._places:
-                is_slow = self._kind == "kprobe" and self._places >= _WORTH_EXPEDITING
+                is_slow = self.kind == "kprobe" and self._places >= _WORTH_EXPEDITING
                 with expedited_grace_periods() if is_slow else nullcontext():
-                    _remove(self._file, f"{self._group}/{self._name}")
+                    _remove(self._file, f"{self._group}/{self.name}")
         finally:
             os.close(self._file)
             self._file = -1
@@ -127,6 +134,33 @@ def user_place(path: bytes, descriptor: int, offset: int, semaphore: int = 0) ->
         path = b"/proc/self/fd/%d" % descriptor
     place = b"%s:0x%x" % (path, offset)
     return place + b"(0x%x)" % semaphore if semaphore else place
+
+
+def missed_of_events(events: Iterable[SharedEvent]) -> int:
+    """Return how often the kernel did not get as far as the programs of events.
+
+    Counted at the entry and the return of each function of the kernel: it was in another probe, or
+    had no room for one more return. Of user space's functions it counts nothing of the kind.
+
+    Raises:
+        KernelError: There is no tracefs.
+        OSError: The kernel does not tell.
+    """
+    names = {event.name for event in events if event.kind == "kprobe"}
+    if not names:
+        return 0
+    return sum_misses((event_directory() / "kprobe_profile").read_text(), names)
+
+
+def sum_misses(profile: str, names: Container[str]) -> int:
+    """Add up the misses of some events, each in as many lines as it has places.
+
+    Args:
+        profile: The file ``kprobe_profile`` of tracefs: name, hits and misses of each place.
+        names: The events.
+    """
+    rows = (line.split() for line in profile.splitlines())
+    return sum(int(row[2]) for row in rows if len(row) == _PROFILE_COLUMNS and row[0] in names)
 
 
 def remove_left_behind() -> None:

@@ -138,7 +138,7 @@ def _attach_shared(
     made: Links, program: int, path: bytes, places: Sequence[Place], how: str, cookie: int
 ) -> None:
     event = SharedEvent("uprobe")
-    made.afterwards(event.remove)
+    made.add_event(event)
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for place in places:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from datacrumbs_runtime.bpf.layout import Loss, Mode
 from datacrumbs_runtime.bpf.loader import Loaded
+from datacrumbs_runtime.bpf.skipped_runs import SkippedRuns
 from datacrumbs_runtime.trace.aggregator import Aggregator, NamedFunction
 from datacrumbs_runtime.trace.clock import clock_offset_ns
 from datacrumbs_runtime.trace.losses import Losses, LossesInTrace, losses_from_counters
@@ -65,6 +66,7 @@ class Drainer:
 
     Args:
         loaded: The programs.
+        skipped: What the kernel left out of them.
         pump: Formats the records; only this thread drains it.
         writer: The trace file; only this thread writes it.
         functions: What the index of a function stands for.
@@ -75,6 +77,7 @@ class Drainer:
     def __init__(
         self,
         loaded: Loaded,
+        skipped: SkippedRuns,
         pump: Pump,
         writer: TraceWriter,
         functions: Sequence[NamedFunction],
@@ -82,6 +85,7 @@ class Drainer:
         settings: DrainerSettings,
     ) -> None:
         self._loaded = loaded
+        self._skipped = skipped
         self._functions = functions
         self._throttle = Throttle(
             settings.throttle_calls_per_s,
@@ -151,7 +155,7 @@ class Drainer:
             unknown_ids=written.unknown_ids,
             excluded=written.excluded,
             unwritten=self._writer.counters().dropped_events,
-            skipped=self._loaded.skipped(),
+            skipped=self._skipped.count(),
         )
 
     def function_statistics(self) -> list[FunctionStatistics]:
@@ -258,9 +262,10 @@ class Drainer:
         limit = self._settings.throttle_calls_per_s
         now_s = time.monotonic()
         elapsed_s, self._throttled_at_s = now_s - self._throttled_at_s, now_s
-        losses = self.losses()
-        seen, self._throttle_seen = self._throttle_seen, (losses.offered, losses.written)
-        offered, written = losses.offered - seen[0], losses.written - seen[1]
+        all_written = self._pump.counters().events
+        all_offered = self._loaded.losses()[Loss.OFFERED]
+        seen, self._throttle_seen = self._throttle_seen, (all_offered, all_written)
+        offered, written = all_offered - seen[0], all_written - seen[1]
         # Looking at each function costs something: only if one of them can be above the limit.
         if not limit or (offered < limit * elapsed_s and not self._throttle.counted):
             return

@@ -37,9 +37,10 @@ class Losses:
         unknown_ids: File names and texts left out of lines because their string was lost.
         excluded: Calls on files outside the directories that are to be recorded.
         unwritten: Lines of calls that never reached the file, because the disk was full.
-        skipped: How often the kernel did not run a program, because it was running on that CPU
-            and had been preempted, or had itself called what is probed. Anybody's calls: at most
-            as many of the run's were not recorded.
+        skipped: How often the kernel did not run a program, because one was running on that CPU
+            and had been preempted, or had itself called what is probed, or because there was no
+            room for the return of one more call. Anybody's calls: at most as many of the run's
+            were not recorded.
     """
 
     offered: int = 0
