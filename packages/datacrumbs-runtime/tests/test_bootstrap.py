@@ -25,12 +25,15 @@ SITE = site_of(socket.gethostname())
 
 def bootstrap(prefix: Path, source: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--prefix", str(prefix), "--source", str(source), *arguments]
+    needed = {name: os.environ[name] for name in ("HOME", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-c", BOOTSTRAP, *options],
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
+        # As by "env -i": not even a PATH.
+        env=needed,
         # That of a cautious administrator, which must not keep users out.
         umask=0o077,
     )
@@ -165,18 +168,34 @@ def test_what_an_administrator_changed_stays(prefix: Path, source: Path) -> None
     unit = prefix / "etc/datacrumbs/systemd/datacrumbs@.service"
     host = prefix / f"etc/datacrumbs/configs/{SITE}.yaml"
     secret = prefix / "share/datacrumbs/data/.datacrumbs-probe-secret"
-    original, key = unit.read_bytes(), secret.read_bytes()
+    template = source / "packages/datacrumbs-runtime/data/systemd/datacrumbs@.service.in"
+    original, shipped, key = unit.read_bytes(), template.read_bytes(), secret.read_bytes()
     unit.write_bytes(original + b"# ours\n")
+    template.write_bytes(shipped + b"# newer\n")
     host.unlink()
     try:
         done = bootstrap(prefix, source)
         assert "which was changed" in done.stderr
         assert unit.read_bytes().endswith(b"# ours\n")
-        assert unit.with_name(unit.name + ".new").read_bytes() == original
+        assert unit.with_name(unit.name + ".new").read_bytes() == original + b"# newer\n"
         assert host.exists()
         assert secret.read_bytes() == key
     finally:
         unit.write_bytes(original)
+        template.write_bytes(shipped)
+
+
+def test_setting_of_an_existing_configuration_is_not_changed_and_said(
+    prefix: Path, source: Path
+) -> None:
+    path = prefix / f"share/datacrumbs/data/system-probe-root-{SITE}.sqlite"
+    before = path.read_bytes()
+    done = bootstrap(prefix, source, "--set", "DATACRUMBS_LOG_DIR=/elsewhere", "--dry-run")
+    assert f"would keep {path}: --set DATACRUMBS_LOG_DIR is for a new one" in done.stderr
+    assert "datacrumbs_system_configurator --set changes it" in done.stderr
+    same = bootstrap(prefix, source, "--set", "DATACRUMBS_LOG_DIR=/var/log/datacrumbs", "--dry-run")
+    assert "--set" not in same.stderr
+    assert path.read_bytes() == before
 
 
 def test_dry_run_names_everything_and_makes_nothing(tmp_path: Path, source: Path) -> None:
@@ -233,4 +252,14 @@ def test_prefix_that_units_or_shells_would_take_apart_is_refused(
     done = bootstrap(tmp_path / name, source)
     assert done.returncode == 2
     assert "has characters that mean something in units and shells" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_prefix_is_not_the_working_directory(source: Path) -> None:
+    options = ["--prefix", "", "--source", str(source), "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-c", BOOTSTRAP, *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--prefix: empty" in done.stderr

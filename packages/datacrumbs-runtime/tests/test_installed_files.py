@@ -50,6 +50,18 @@ def test_new_version_is_put_beside_a_changed_file_once(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"mine"
 
 
+def test_changed_file_is_kept_without_a_word_while_there_is_no_newer_version(
+    tmp_path: Path,
+) -> None:
+    first = files(tmp_path)
+    first.install(tmp_path / "a", b"1")
+    first.save()
+    (tmp_path / "a").write_bytes(b"mine")
+    assert files(tmp_path).install(tmp_path / "a", b"1") is Change.SAME
+    assert (tmp_path / "a").read_bytes() == b"mine"
+    assert not (tmp_path / "a.new").exists()
+
+
 def test_file_that_was_there_before_is_kept(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"older")
     assert files(tmp_path).install(tmp_path / "a", b"1") is Change.KEPT

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime import __version__
+from datacrumbs_runtime.cli import printable
 from datacrumbs_runtime.errors import ConfigurationError, ProcessError, UsageError
 from datacrumbs_runtime.installed_files import (
     Change,
@@ -59,6 +60,8 @@ _MAX_SHEBANG = 120
 _LEAST_PYTHON = (3, 10)
 _SYSTEM_PYTHON = Path("/usr/bin/python3")
 _RUN_BY_OTHERS = stat.S_IROTH | stat.S_IXOTH
+# For programs that are started by name; cmake itself does not work without any.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # It also needs what makes environments, which Debian has in a package of its own.
 _VERSION = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
 _PLAIN_PATH = re.compile(r"/[\w./+-]*")
@@ -113,6 +116,7 @@ def bootstrap(request: BootstrapRequest) -> None:
     Raises:
         DatacrumbsError: The tree is incomplete, a build failed, or a file could not be written.
     """
+    os.environ.setdefault("PATH", _PATH)
     _check(request)
     # Whatever root's own umask is: users must be able to enter, and nobody else to write.
     os.umask(0o022)
@@ -131,8 +135,9 @@ def bootstrap(request: BootstrapRequest) -> None:
 def _check(request: BootstrapRequest) -> None:
     """Find out what would fail later, before anything is made."""
     if not _PLAIN_PATH.fullmatch(str(request.prefix)):
+        shown = printable(str(request.prefix))
         raise UsageError(
-            f"--prefix: {request.prefix}: has characters that mean something in units and shells",
+            f"--prefix: {shown}: has characters that mean something in units and shells",
             hint="letters, digits and . _ + - are safe",
         )
     for package in (RUNTIME, UTILS, CLIENT):
@@ -165,7 +170,12 @@ def _system_configuration(request: BootstrapRequest) -> SiteConfig:
     except ConfigurationError:
         logger.debug("%s: no system configuration yet", request.prefix)
     if path.exists():
-        config = read_system_configuration(path).config
+        wanted, config = config.as_values(), read_system_configuration(path).config
+        present = config.as_values()
+        kept = [key for key in request.changes if present[key] != wanted[key]]
+        if kept:
+            how = "datacrumbs_system_configurator --set changes it"
+            request.say(f"keep {path}: --set {' '.join(kept)} is for a new one; {how}")
     else:
         request.say(f"make {path}")
         if not request.dry_run:

@@ -13,19 +13,15 @@ from datacrumbs_runtime.errors import DatacrumbsError
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 
 
 def print_error(command_name: str, message: str, hint: str | None = None) -> None:
     """Write an error, and its hint if there is one, to standard error."""
-    sys.stderr.write(f"{command_name}: error: {message}\n")
-    if hint:
-        sys.stderr.write(f"{command_name}: hint: {hint}\n")
-
-
-def environment_flag(name: str) -> bool:
-    """Return whether an environment variable says yes (1, true, yes, on)."""
-    return os.environ.get(name, "").strip().lower() in TRUE_WORDS
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:
+            # Names of files may hold anything; some errors have several lines of their own.
+            lines = "\n".join(map(printable, text.split("\n")))
+            sys.stderr.write(f"{command_name}: {kind}: {lines}\n")
 
 
 def set_up_logging(*, verbose: bool, quiet: bool) -> None:

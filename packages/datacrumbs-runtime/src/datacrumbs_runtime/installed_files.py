@@ -89,9 +89,9 @@ class InstalledFiles:
         written = self._digests.get(self._name(path))
         if _digest(present) == written:
             return Change.UPDATED
-        # Whoever keeps his own was shown this version already, once is enough.
-        offered = self._digests.get(self._name(_beside(path)))
-        return Change.SAME if _digest(content) == offered else Change.KEPT
+        # Whoever keeps his own changed this very version, or was shown it already.
+        known = (written, self._digests.get(self._name(_beside(path))))
+        return Change.SAME if _digest(content) in known else Change.KEPT
 
     def install(self, path: Path, content: bytes, mode: int = 0o644) -> Change:
         """Write a file unless an administrator has changed the present one."""

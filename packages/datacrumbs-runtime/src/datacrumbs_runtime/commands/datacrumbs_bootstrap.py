@@ -14,7 +14,7 @@ from datacrumbs_runtime.cli import (
     run_command,
     set_up_logging,
 )
-from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.system_config import parse_assignments
 
 
@@ -49,7 +49,8 @@ from datacrumbs_runtime.system_config import parse_assignments
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A setting of the system configuration, if that is made now; repeatable.",
+    help="A setting of the system configuration, if that is made now; repeatable. One that "
+    "exists is not changed.",
 )
 @common_options
 def command(
@@ -68,6 +69,11 @@ def command(
     changed is kept; its new version is put beside it as FILE.new.
     """
     set_up_logging(verbose=verbose, quiet=quiet)
+    if prefix == Path():
+        raise UsageError(
+            "--prefix: empty, or the working directory",
+            hint="name a directory of its own, such as /opt/datacrumbs",
+        )
     if os.geteuid() != 0:
         raise ConfigurationError("only root installs", hint="the probe secret must belong to root")
 

@@ -355,9 +355,10 @@ def setting_of(key: str, where: str) -> Setting:
     if key in by_key:
         return by_key[key]
     nearest = difflib.get_close_matches(key.upper(), by_key, 1, 0.6)
+    every = "datacrumbs_system_configurator --show lists them all"
     raise ConfigurationError(
         f"{where}: {key}: no such setting",
-        hint=f"did you mean {nearest[0]}?" if nearest else "--show lists them all",
+        hint=f"did you mean {nearest[0]}?" if nearest else every,
     )
 
 
