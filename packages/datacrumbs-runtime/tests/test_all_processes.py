@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from daemon_site import ALICE, BOB, Site, new_site, processes_in, uid_of
+from waiting import HANG_S
 
 from datacrumbs_runtime.owned_processes import owned_processes
 
@@ -44,7 +45,7 @@ def told(process: subprocess.Popen[str]) -> int:
     """Let a reader read, and return its id."""
     assert process.stdout is not None
     pid = int(process.stdout.readline())
-    process.communicate("\n", timeout=30)
+    process.communicate("\n", timeout=HANG_S)
     return pid
 
 

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from daemon_site import ALICE, SYSCALLS, SYSTEM_PYTHON, Site, new_site
+from waiting import HANG_S, wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 
@@ -42,7 +42,7 @@ def site() -> Iterator[Site]:
 
 def shown(kind: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        ["bpftool", "-j", kind, "show"], capture_output=True, text=True, check=True, timeout=30
+        ["bpftool", "-j", kind, "show"], capture_output=True, text=True, check=True, timeout=HANG_S
     )
     objects: list[dict[str, Any]] = json.loads(done.stdout)
     return objects
@@ -74,16 +74,12 @@ def orphans() -> set[tuple[str, int]]:
     return existing - held
 
 
-def probe_events() -> set[str]:
-    """Return the events of tracefs whose process is gone."""
+def probe_events(processes: set[int]) -> set[str]:
+    """Return the events of tracefs that some processes have made."""
     path = TRACING / "uprobe_events"
     lines = path.read_text().splitlines() if path.exists() else []
     owners = {line: re.search(r":datacrumbs_[0-9]+_([0-9]+)/", line) for line in lines}
-    return {
-        line
-        for line, owner in owners.items()
-        if owner is None or not Path("/proc", owner[1]).exists()
-    }
+    return {line for line, owner in owners.items() if owner and int(owner[1]) in processes}
 
 
 def open_descriptors(pid: int) -> int:
@@ -95,8 +91,18 @@ def resident_bytes(pid: int) -> int:
     return int(statm[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def threads_and_processes() -> int:
-    return sum(name.isdecimal() for name in os.listdir("/proc"))  # noqa: PTH208
+def with_children(pid: int) -> set[tuple[int, str]]:
+    """Return a process and its children, each with the time of its start."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {(each, started(each)) for each in (pid, *map(int, children))} - {(pid, "")}
+
+
+def started(pid: int) -> str:
+    """Return when a process was started, which no other of its number was; "": it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_many_runs_leave_nothing_in_the_kernel_or_on_the_disk(site: Site) -> None:
@@ -106,20 +112,21 @@ def test_many_runs_leave_nothing_in_the_kernel_or_on_the_disk(site: Site) -> Non
     )
     probes = site.probe_file(ALICE, [SYSCALLS, functions])
     before = orphans()
-    events, processes = probe_events(), threads_and_processes()
+    processes: set[tuple[int, str]] = set()
     for number in range(CYCLES):
-        with site.running(f"run{number}", probes):
+        with site.running(f"run{number}", probes) as daemon:
+            processes |= with_children(daemon.process.pid)
             if number % 10 == 0:
                 site.workload(ALICE, calls=10)
-    deadline = time.monotonic() + 10
-    # The kernel frees programs and maps a moment after their last user.
-    while (left := orphans() - before) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == set()
-    assert probe_events() <= events
+    # The kernel frees programs and maps a moment after their last user. Those of others on this
+    # machine come and go: only what stays is left behind.
+    left = orphans() - before
+    wait_until(lambda: not left & orphans(), lambda: left & orphans())
+    assert probe_events({pid for pid, _ in processes}) == set()
     assert list(site.run_dir.iterdir()) == []
     assert len(site.trace_paths()) == CYCLES
-    assert threads_and_processes() < processes + 20
+    assert len(processes) >= 2 * CYCLES
+    assert {pid for pid, begin in processes if started(pid) == begin} == set()
 
 
 def test_daemon_does_not_grow_with_the_processes_that_it_records(site: Site) -> None:
@@ -129,12 +136,22 @@ def test_daemon_does_not_grow_with_the_processes_that_it_records(site: Site) -> 
         def run(count: int) -> None:
             done = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", MANY_PROCESSES, str(count))
             assert done.returncode == 0, done.stderr
-            time.sleep(1.2)
+            seen: list[tuple[float, int]] = []
+
+            # Until a status tells of no more calls than the one before.
+            def is_quiet() -> bool:
+                status = daemon.status()
+                if (status["updated"], status["events"]) not in seen:
+                    seen.append((status["updated"], status["events"]))
+                return len(seen) > 1 and seen[-1][1] == seen[-2][1]
+
+            wait_until(is_quiet)
 
         run(PROCESSES)
         descriptors, memory = open_descriptors(pid), resident_bytes(pid)
         run(PROCESSES)
-        assert open_descriptors(pid) == descriptors
+        # One more while it writes its status.
+        wait_until(lambda: open_descriptors(pid) == descriptors)
         # Strings of files that are known already take no more room.
         assert resident_bytes(pid) < memory + (8 << 20)
         assert daemon.status()["lost"] == 0

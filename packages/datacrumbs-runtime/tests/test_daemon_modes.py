@@ -1,33 +1,34 @@
 """Trace and profile mode of the daemon, and the switch of a function that drowns the run."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from daemon_site import ALICE, SYSCALLS, SYSTEM_PYTHON, Site, calls_on, new_site
+from waiting import wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category
 
 pytestmark = pytest.mark.kernel
 
-# Fast, but not so fast that reading the trace takes long; then slow for a while.
+# Fast, but not so fast that reading the trace takes long, until there is a file; then slow, until
+# there is another one.
 BUSY = """
 import json, os, sys, time
 fd = os.open("/dev/zero", os.O_RDONLY)
 calls = 0
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
+while not os.path.exists(sys.argv[1]):
     for _ in range(2000):
         os.pread(fd, 1, 0)
     calls += 2000
     time.sleep(0.02)
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
+while not os.path.exists(sys.argv[2]):
     os.pread(fd, 1, 0)
     calls += 1
-    time.sleep(0.01)
+    time.sleep(0.02)
 print(json.dumps({"pid": os.getpid(), "calls": calls}))
 """
 
@@ -65,6 +66,27 @@ def traced(lines: list[dict[str, Any]], pid: int) -> dict[str, dict[str, int]]:
     return sums
 
 
+def slots_of_calls(lines: list[dict[str, Any]], pid: int, name: str) -> Counter[int]:
+    """Return how many calls took how long, as powers of two of nanoseconds."""
+    calls = [line for line in lines if line["ph"] == "X" and line["pid"] == pid]
+    return Counter(line["args"]["ns"].bit_length() - 1 for line in calls if line["name"] == name)
+
+
+def slots_of_counters(lines: list[dict[str, Any]], pid: int, name: str) -> Counter[int]:
+    slots: Counter[int] = Counter()
+    for line in lines:
+        if line["ph"] == "C" and line["pid"] == pid and line["name"] == name:
+            for key, count in line["args"].items():
+                if key.startswith("log2_"):
+                    slots[int(key.removeprefix("log2_"))] += count
+    return slots
+
+
+def median(slots: Counter[int]) -> int:
+    values = sorted(slots.elements())
+    return values[len(values) // 2]
+
+
 def test_sums_of_profile_mode_are_those_of_trace_mode(site: Site) -> None:
     """Two runs side by side see the same process."""
     probes = site.probe_file(ALICE)
@@ -81,8 +103,10 @@ def test_sums_of_profile_mode_are_those_of_trace_mode(site: Site) -> None:
             assert by_profile[name][what] == sums[what], (name, what)
     name = "pwrite64" if "pwrite64" in by_profile else "pwrite"
     assert [by_profile[name]["count"], by_profile[name]["bytes"]] == did["done"]["pwrite64"]
-    # Each run measures the time itself.
-    assert by_profile[name]["time_ns"] == pytest.approx(by_trace[name]["time_ns"], rel=0.5)
+    # Each run measures the time itself; what interrupts the process may be in one of them only.
+    in_trace = slots_of_calls(site.trace("traced"), did["pid"], name)
+    in_profile = slots_of_counters(site.trace("counted"), did["pid"], name)
+    assert abs(median(in_trace) - median(in_profile)) <= 1
 
 
 def test_profile_mode_writes_no_calls(site: Site) -> None:
@@ -105,35 +129,62 @@ def test_categories_of_one_run_have_modes_of_their_own(site: Site) -> None:
     assert [sums["count"], sums["bytes"]] == did["done"]["pwrite64"]
 
 
+def is_traced_again(lines: list[dict[str, Any]]) -> bool:
+    switches = [line["args"]["at"] for line in lines if line["name"] == "datacrumbs_mode"]
+    times = [line["ts"] for line in lines if line["ph"] == "X"]
+    return len(switches) == 2 and min(times) < switches[0] < switches[1] < max(times)
+
+
 def test_drowning_function_is_counted_for_a_while_and_no_call_is_missed(site: Site) -> None:
     probes = site.probe_file(ALICE)
-    with site.running("run1", probes, "--throttle-calls-per-s", "20000") as daemon:
-        done = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", BUSY, "3", "9")
+    slow, over = site.shared / "slow", site.shared / "over"
+    with (
+        site.running("run1", probes, "--throttle-calls-per-s", "2000") as daemon,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        command = (SYSTEM_PYTHON, "-c", BUSY, str(slow), str(over))
+        work = pool.submit(site.wrapped, ALICE, *command)
+        try:
+            daemon.wait_to_say("counted instead of traced")
+            slow.touch()
+            daemon.wait_to_say("traced again")
+            wait_until(lambda: is_traced_again(site.trace_so_far("run1")))
+        finally:
+            slow.touch()
+            over.touch()
+        done = work.result()
         assert done.returncode == 0, done.stderr
         daemon.stop()
-        assert "counted instead of traced" in daemon.output()
-        assert "traced again" in daemon.output()
 
     did = json.loads(done.stdout)
     lines = site.trace("run1")
     switches = [line["args"] for line in lines if line["name"] == "datacrumbs_mode"]
     assert [switch["mode"] for switch in switches] == ["profile", "trace"]
     assert all(switch["function"].startswith("pread") for switch in switches)
-    assert switches[0]["calls_per_s"] > 20000 == switches[0]["limit_calls_per_s"]
+    assert switches[0]["calls_per_s"] > 2000 == switches[0]["limit_calls_per_s"]
     (name,) = {line["name"] for line in lines if line["ph"] == "C"}
     by_trace, by_profile = traced(lines, did["pid"]), counted(lines, did["pid"])
 
     total = by_trace[name]["count"] + by_profile[name]["count"]
     assert did["calls"] <= total <= did["calls"] + 20
-    assert by_profile[name]["count"] > 20000
-    # Traced at the beginning and again at the end.
-    assert by_trace[name]["count"] > 100
+    assert by_profile[name]["count"] > 0
+    assert by_trace[name]["count"] > 0
 
 
 def test_throttle_can_be_switched_off(site: Site) -> None:
-    with site.running("run1", site.probe_file(ALICE), "--throttle-calls-per-s", "0"):
-        done = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", BUSY, "2", "0")
-        assert done.returncode == 0
+    over = site.shared / "over"
+    with (
+        site.running("run1", site.probe_file(ALICE), "--throttle-calls-per-s", "0") as daemon,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        work = pool.submit(site.wrapped, ALICE, SYSTEM_PYTHON, "-c", BUSY, str(over), str(over))
+        try:
+            # It is looked at once a second, as often as the status is written.
+            begin_s = daemon.status()["updated"]
+            wait_until(lambda: daemon.status()["updated"] > begin_s + 2.5)
+        finally:
+            over.touch()
+        assert work.result().returncode == 0
     lines = site.trace("run1")
     assert not [line for line in lines if line["ph"] == "C" or line["name"] == "datacrumbs_mode"]
 

@@ -26,6 +26,7 @@ from daemon_site import (
     processes_in,
     uid_of,
 )
+from waiting import HANG_S
 
 from datacrumbs_runtime.cgroups import unified_mount
 
@@ -46,7 +47,7 @@ def attempt(user: str, *command: str | Path) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=HANG_S,
         cwd="/",
         **as_user(user),
     )
@@ -140,7 +141,7 @@ def test_status_shows_others_no_more_than_that_a_run_exists(site: Site) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=HANG_S,
         )
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(done.stdout)
@@ -201,7 +202,7 @@ def test_only_processes_of_the_jobs_cgroup_register(site: Site, root: Path) -> N
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=HANG_S,
         )
         document: dict[str, Any] = json.loads(done.stdout)
         return document

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from datacrumbs_runtime import sd_notify
 
@@ -51,12 +52,12 @@ with StopSignals() as signals:
         print("waited" if name is None else name, flush=True)
         names += [name] if name else []
     with signals.calling(said.set):
-        print("again" if said.wait(20) else "nothing", flush=True)
+        print("again" if said.wait(100) else "nothing", flush=True)
 """
 LOG = """
 import logging, sys, time
 from datacrumbs_runtime import service_log
-service_log.LAST_WAIT_S = 0.2
+service_log.LAST_WAIT_S = {wait}
 service_log.MAX_WAITING_LINES = 100
 service_log.log_to_terminal("info")
 for number in range({lines}):
@@ -66,13 +67,13 @@ print("done", flush=True)
 """
 
 
-def run(code: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
-        timeout=timeout_s,
+        timeout=HANG_S,
     )
 
 
@@ -135,11 +136,11 @@ def test_signal_after_a_long_stop_is_the_one_that_came() -> None:
         assert line == "SIGHUP\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "again\n"
-        assert process.wait(20) == 0
+        assert process.wait(HANG_S) == 0
 
 
 def test_log_is_whole_and_each_record_a_line() -> None:
-    done = run(LOG.format(lines=50, name="a\nb\x1b[2J\x9b\udcff", after=""))
+    done = run(LOG.format(wait=HANG_S, lines=50, name="a\nb\x1b[2J\x9b\udcff", after=""))
     assert done.stdout == "done\n"
     expected = [rf"datacrumbs: info: line {i} a\x0ab\x1b[2J\x9b\udcff" for i in range(50)]
     assert done.stderr.splitlines() == expected
@@ -150,11 +151,11 @@ def test_log_that_nobody_reads_holds_nobody() -> None:
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", LOG.format(lines=2000, name="x" * 100, after="")],
+            [sys.executable, "-c", LOG.format(wait=0.2, lines=2000, name="x" * 100, after="")],
             stdout=subprocess.PIPE,
             stderr=writer,
             check=False,
-            timeout=60,
+            timeout=HANG_S,
         )
     finally:
         os.close(writer)
@@ -163,16 +164,22 @@ def test_log_that_nobody_reads_holds_nobody() -> None:
 
 
 def test_log_says_how_much_of_it_is_missing() -> None:
-    after = "sys.stdin.readline(); time.sleep(0.3); logging.getLogger('x').info('the last')"
+    after = """
+print("said", flush=True)
+sys.stdin.readline()
+service_log.settle()
+logging.getLogger("x").info("the last")
+"""
     with subprocess.Popen(
-        [sys.executable, "-c", LOG.format(lines=2000, name="x" * 100, after=after)],
+        [sys.executable, "-c", LOG.format(wait=HANG_S, lines=2000, name="x" * 100, after=after)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        time.sleep(1)
-        _, text = process.communicate("\n", timeout=60)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said\n"
+        _, text = process.communicate("\n", timeout=HANG_S)
     assert text.count("line ") < 2000
     assert " lines of the log are missing here\n" in text
     assert text.endswith("the last\n")
