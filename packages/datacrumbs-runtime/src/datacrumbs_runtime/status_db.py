@@ -25,25 +25,23 @@ INVALID = "invalid"
 SUCCESSFUL = "successful"
 # Two daemons that start together write a few ms each; a file system that hangs must not hold us.
 _LOCK_TIMEOUT_S = 1.0
-_CREATE = """
-CREATE TABLE IF NOT EXISTS runtime_probe_status (
-    probe_group TEXT NOT NULL,
-    scope_key TEXT NOT NULL,
-    function_name TEXT NOT NULL,
-    status TEXT NOT NULL,
-    kernel_release TEXT NOT NULL DEFAULT '',
-    build_id TEXT NOT NULL DEFAULT '',
-    reason TEXT NOT NULL DEFAULT '',
-    updated INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (probe_group, scope_key, function_name)
-)
-"""
+# Columns that files of earlier versions lack.
 _ADDED_COLUMNS = {
     "kernel_release": "TEXT NOT NULL DEFAULT ''",
     "build_id": "TEXT NOT NULL DEFAULT ''",
     "reason": "TEXT NOT NULL DEFAULT ''",
     "updated": "INTEGER NOT NULL DEFAULT 0",
 }
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS runtime_probe_status (
+    probe_group TEXT NOT NULL,
+    scope_key TEXT NOT NULL,
+    function_name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    {", ".join(map(" ".join, _ADDED_COLUMNS.items()))},
+    PRIMARY KEY (probe_group, scope_key, function_name)
+)
+"""
 _GROUPS = {
     ProbeType.SYSCALLS: "syscalls",
     ProbeType.KPROBE: "kprobes",
@@ -197,7 +195,6 @@ class StatusDatabase:
                 return database
             database.execute("BEGIN IMMEDIATE")
             database.execute(_CREATE)
-            # A file of an earlier version has the first four columns only.
             for name in set(_ADDED_COLUMNS) - set(_columns(database)):
                 database.execute(
                     f"ALTER TABLE runtime_probe_status ADD COLUMN {name} {_ADDED_COLUMNS[name]}"

@@ -1,7 +1,6 @@
 """Making and changing the system configuration of an installation."""
 
 import os
-import pwd
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -22,20 +21,13 @@ from datacrumbs_runtime.schema.system_configuration import (
     SystemConfiguration,
     read_system_configuration,
 )
+from datacrumbs_runtime.signing.accounts import user_name
 
 MODE = 0o644
 _TABLES = (
     "CREATE TABLE system_configuration (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE summary (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the number if there is none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

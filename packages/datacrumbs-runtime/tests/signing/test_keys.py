@@ -19,7 +19,7 @@ def load(directory: Path) -> keys.KeyRing:
     return keys.load_keys(directory, ME)
 
 
-@pytest.mark.parametrize("algorithm", keys.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [keys.HMAC_SHA256, keys.ED25519])
 def test_created_key_signs_and_verifies(tmp_path: Path, algorithm: str) -> None:
     made = keys.create_key(tmp_path, algorithm)
     key = load(tmp_path).signing_key(algorithm)
@@ -83,7 +83,7 @@ def test_public_key_alone_verifies_but_does_not_sign(tmp_path: Path) -> None:
         key.sign(b"message")
 
 
-@pytest.mark.parametrize("algorithm", keys.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [keys.HMAC_SHA256, keys.ED25519])
 def test_rotated_key_goes_on_verifying(tmp_path: Path, algorithm: str) -> None:
     old = keys.create_key(tmp_path, algorithm)
     assert old is not None

@@ -5,7 +5,6 @@ import os
 import platform
 import pwd
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -154,12 +153,11 @@ def _changed_binaries(probe_file: ProbeFile) -> list[tuple[str, str | None]]:
 
 
 def _sentence(file: Path, probe_file: ProbeFile) -> str:
+    from datacrumbs_runtime.signing.verify import shown_date
+
     summary = probe_file.summary
-    until = (
-        f"until {datetime.fromtimestamp(summary.expires, timezone.utc):%Y-%m-%d %H:%M} UTC"
-        if summary.expires is not None
-        else "without an end"
-    )
+    expires = summary.expires
+    until = "without an end" if expires is None else f"until {shown_date(expires)}"
     return (
         f"{file}: valid: {probe_file.function_count} functions in "
         f"{len(probe_file.categories)} categories, signed by {probe_file.checksum_algorithm} "

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +18,7 @@ from datacrumbs_runtime.cli import (
 )
 from datacrumbs_runtime.errors import UsageError
 from datacrumbs_runtime.prefix import find_prefix
+from datacrumbs_runtime.schema.probe_document import CHECKSUM_ALGORITHMS
 from datacrumbs_runtime.signing import keys
 from datacrumbs_runtime.signing.installation import (
     DEFAULT_RUN_DIR,
@@ -26,11 +26,8 @@ from datacrumbs_runtime.signing.installation import (
     installed_config,
     signer_source,
 )
-
-if TYPE_CHECKING:
-    from datacrumbs_runtime.signing.request import Signer
-
-AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
+from datacrumbs_runtime.signing.policy import DAY_S
+from datacrumbs_runtime.signing.request import Signer, audit_logger
 
 
 @click.command(
@@ -71,12 +68,12 @@ AUDIT_LOGGER = "datacrumbs_runtime.signing.audit"
 )
 @click.option(
     "--create-key",
-    type=click.Choice(keys.ALGORITHMS),
+    type=click.Choice(CHECKSUM_ALGORITHMS),
     help="Make a key if there is none, then end.",
 )
 @click.option(
     "--rotate-key",
-    type=click.Choice(keys.ALGORITHMS),
+    type=click.Choice(CHECKSUM_ALGORITHMS),
     help="Put a new key in the place of the present one, then end.",
 )
 @click.option(
@@ -133,14 +130,14 @@ def _change_key(
     paths: SigningPaths, create: str | None, rotate: str | None, keep_days: int
 ) -> None:
     if rotate:
-        key = keys.rotate_key(paths.data_dir, rotate, keep_days * 86400)
+        key = keys.rotate_key(paths.data_dir, rotate, keep_days * DAY_S)
         click.echo(f"key {key.key_id} signs from now on")
         return
     made = keys.create_key(paths.data_dir, create or keys.HMAC_SHA256)
     click.echo(f"key {made.key_id} was made" if made else "there is a key, nothing was changed")
 
 
-def _check(paths: SigningPaths, current_signer: "Callable[[], Signer]") -> None:
+def _check(paths: SigningPaths, current_signer: Callable[[], Signer]) -> None:
     from datacrumbs_runtime.signing.peer import relay_status
 
     current_signer().key()
@@ -149,7 +146,7 @@ def _check(paths: SigningPaths, current_signer: "Callable[[], Signer]") -> None:
 
 def _serve(
     paths: SigningPaths,
-    current_signer: "Callable[[], Signer]",
+    current_signer: Callable[[], Signer],
     socket_group: str | None,
     request_timeout_s: float,
 ) -> None:
@@ -177,14 +174,13 @@ def _serve(
 
 def _log_audit(path: Path | None) -> None:
     """Send audit lines to standard error, which is the journal, whatever else is logged."""
-    logger = logging.getLogger(AUDIT_LOGGER)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(logging.StreamHandler(sys.stderr))
+    audit_logger.setLevel(logging.INFO)
+    audit_logger.propagate = False
+    audit_logger.addHandler(logging.StreamHandler(sys.stderr))
     if path is not None:
         handler = logging.FileHandler(path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(handler)
+        audit_logger.addHandler(handler)
 
 
 def main() -> None:

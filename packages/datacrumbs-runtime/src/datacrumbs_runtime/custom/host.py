@@ -57,6 +57,7 @@ class CustomProbe:
         self._plugin = plugin
         self._kept = Events(plugin, category, chosen)
         self._counted_every_s = counted_every_s
+        self._reader: threading.Thread | None = None
         self.lost = 0
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -158,8 +159,6 @@ class CustomProbe:
 
         self._reader = threading.Thread(target=read, name="datacrumbs-custom", daemon=True)
         self._reader.start()
-
-    _reader: threading.Thread | None = None
 
     def stop(self) -> None:
         """Take what is left and detach."""

@@ -72,9 +72,3 @@ def read_header(header: bytes) -> tuple[FrameKind, int]:
         return FrameKind(kind), length
     except ValueError:
         raise SigningError(f"frames of kind {kind} are unknown here") from None
-
-
-def failure_text(payload: bytes) -> tuple[str, str | None]:
-    """Return message and hint of a frame that :func:`failure_frame` made."""
-    message, _, hint = payload.decode(errors="replace").partition("\n")
-    return message, hint or None

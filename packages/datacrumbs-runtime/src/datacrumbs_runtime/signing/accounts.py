@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NoReturn
 
 from datacrumbs_runtime.errors import DatacrumbsError, SigningError
 
+# What the signer and the daemon have handlers for.
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _PR_SET_DUMPABLE = 4
 _CPU_LIMIT_S = 20
 _ANSWER_LIMIT_BYTES = 16 << 20
@@ -107,12 +108,7 @@ class TaskAsUser:
     def __enter__(self) -> "TaskAsUser":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._answer_fd)
         _end(self._pid)
 
@@ -215,6 +211,12 @@ def _naming(path: str) -> Iterator[None]:
         raise TooSlowError(f"{_shown(path)}: the file system does not answer") from error
 
 
+def forget_signal_handlers() -> None:
+    """Let signals do to a child what they do to any program, whatever its parent does with them."""
+    for number in HANDLED_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def open_regular_file(path: str) -> int:
     """Open a file for reading without ever waiting for it, as a FIFO would make us.
 
@@ -261,8 +263,7 @@ def _shown(path: str) -> str:
 def _child(account: Account, task: Callable[[], bytes], fd: int) -> NoReturn:
     status = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        forget_signal_handlers()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (_CPU_LIMIT_S, _CPU_LIMIT_S))
         try:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from datacrumbs_runtime.errors import SigningError
@@ -37,6 +36,7 @@ MAX_PLACEMENT_BYTES = 128
 DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
 
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
+_MAKE_AGAIN = "make the probe file again with datacrumbs_probe_configurator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,9 @@ class BinariesCheck:
     def __enter__(self) -> "BinariesCheck":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.__exit__(kind, error, trace)
+            self._task.__exit__()
 
     def result(self) -> dict[int, BinaryFacts]:
         """Return what was found, by position of the category; those without a binary are left out.
@@ -130,7 +125,7 @@ def check_binary(category: Category, fd: int) -> str | None:
             raise SigningError(
                 f"{where}: was changed since the probe file was made: its build id is "
                 f"{build_id or 'missing'}, not {category.build_id}",
-                hint="make the probe file again with datacrumbs_probe_configurator",
+                hint=_MAKE_AGAIN,
             )
         _check_places(category, facts, build_id)
     except (struct.error, ValueError, OSError) as error:
@@ -178,7 +173,7 @@ def _check_values(category: Category, facts: ElfFacts, build_id: str | None) -> 
         stray = next(name for name, value in starts.items() if value not in known)
         raise SigningError(
             f"{facts.where}: {stray}: no function begins there",
-            hint="make the probe file again with datacrumbs_probe_configurator",
+            hint=_MAKE_AGAIN,
         )
     for name, value in starts.items():
         if facts.file_offset(value) is None:
@@ -215,7 +210,7 @@ def _check_placed_offsets(
         if not any(_is_behind(facts, address, offset) for address in addresses):
             raise SigningError(
                 f"{facts.where}: {name}: no instruction of its beginning is at offset {offset:#x}",
-                hint="make the probe file again with datacrumbs_probe_configurator",
+                hint=_MAKE_AGAIN,
             )
 
 
@@ -276,7 +271,7 @@ def _check_usdt_points(category: Category, facts: ElfFacts) -> None:
             raise SigningError(
                 f"{facts.where}: {place.name}: the binary has no such USDT probe at offset "
                 f"{place.offset:#x} with a semaphore at {place.semaphore:#x}",
-                hint="make the probe file again with datacrumbs_probe_configurator",
+                hint=_MAKE_AGAIN,
             )
 
 

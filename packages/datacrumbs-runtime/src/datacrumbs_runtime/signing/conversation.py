@@ -6,7 +6,6 @@ import grp
 import logging
 import os
 import resource
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from datacrumbs_runtime.schema.signing_rpc import (
     frame,
     read_header,
 )
-from datacrumbs_runtime.signing.accounts import Account
+from datacrumbs_runtime.signing.accounts import Account, forget_signal_handlers
 from datacrumbs_runtime.signing.peer import Peer
 from datacrumbs_runtime.signing.request import Signer, audit, sign_request
 
@@ -54,8 +53,7 @@ class Conversation:
         """Hold the conversation, then end the process, whatever happens."""
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            forget_signal_handlers()
             _limit_resources()
             # This process lives for one request: looking for cycles would cost a fifth of its time.
             gc.disable()

@@ -14,11 +14,11 @@ from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
     read_system_configuration,
 )
+from datacrumbs_runtime.signing.accounts import user_name
 from datacrumbs_runtime.signing.keys import load_keys
 from datacrumbs_runtime.signing.policy import Policy
 from datacrumbs_runtime.signing.policy_file import read_policy
 from datacrumbs_runtime.signing.request import Signer
-from datacrumbs_runtime.system_config import user_name
 
 DEFAULT_RUN_DIR = Path("/var/run/datacrumbs")
 SOCKET_NAME = "datacrumbs-sign-probes.sock"

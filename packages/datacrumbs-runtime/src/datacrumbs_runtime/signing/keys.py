@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime.errors import SigningError
+from datacrumbs_runtime.schema.probe_document import CHECKSUM_ALGORITHMS
 
-HMAC_SHA256 = "hmac-sha256"
-ED25519 = "ed25519"
+HMAC_SHA256, ED25519 = CHECKSUM_ALGORITHMS
 SECRET_NAME = ".datacrumbs-probe-secret"  # noqa: S105  a file name
 PRIVATE_NAME = ".datacrumbs-probe-ed25519"
 PUBLIC_NAME = "datacrumbs-probe-ed25519.pub"
 RETIRED_NAME = ".datacrumbs-probe-retired"
 KEY_BYTES = 32
-ALGORITHMS = (HMAC_SHA256, ED25519)
 
 _SIGNING_FILE = {HMAC_SHA256: SECRET_NAME, ED25519: PRIVATE_NAME}
 _KEY_TEXT = re.compile(r"[0-9a-f]{64}\n?")

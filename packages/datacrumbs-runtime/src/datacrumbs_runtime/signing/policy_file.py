@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import yaml
 
 from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.probe_document import CHECKSUM_ALGORITHMS
 from datacrumbs_runtime.schema.probe_file import ProbeType
-from datacrumbs_runtime.signing.keys import ALGORITHMS
 from datacrumbs_runtime.signing.policy import DAY_S, Policy, Rule, SpecialRule
 
 MAX_POLICY_BYTES = 1 << 20
@@ -96,21 +96,22 @@ def policy_from_yaml(text: bytes, where: str) -> Policy:
 def policy_from_document(document: Any, where: str) -> Policy:
     """Turn a decoded policy document into a policy; see :func:`policy_from_yaml`."""
     _check_keys(document, _POLICY_KEYS, where)
-    algorithm = document.get("algorithm", Policy().algorithm)
-    if algorithm not in ALGORITHMS:
-        _fail(where, "algorithm", f"is none of {', '.join(ALGORITHMS)}")
+    base = Policy()
+    algorithm = document.get("algorithm", base.algorithm)
+    if algorithm not in CHECKSUM_ALGORITHMS:
+        _fail(where, "algorithm", f"is none of {', '.join(CHECKSUM_ALGORITHMS)}")
     site = document.get("site")
     if site is not None and not (isinstance(site, str) and re.fullmatch(r"[\w.-]{1,64}", site)):
         _fail(where, "site", "is not a name")
-    default = _rule(document.get("default", {}), Rule(), f"{where}: default")
+    default = _rule(document.get("default", {}), base.default, f"{where}: default")
     rules = document.get("rules", [])
     if not isinstance(rules, list):
         _fail(where, "rules", "is not a list")
     return Policy(
         algorithm=algorithm,
         site=site,
-        max_request_bytes=_mebibytes(document, "max_request_mib", where, 8),
-        max_document_bytes=_mebibytes(document, "max_document_mib", where, 32),
+        max_request_bytes=_mebibytes(document, "max_request_mib", where, base.max_request_bytes),
+        max_document_bytes=_mebibytes(document, "max_document_mib", where, base.max_document_bytes),
         default=default,
         special=tuple(
             _special_rule(entry, default, f"{where}: rules[{position}]")
@@ -210,8 +211,8 @@ def _number(entry: Mapping[str, Any], key: str, where: str, base: int, largest: 
     return value
 
 
-def _mebibytes(entry: Mapping[str, Any], key: str, where: str, base: int) -> int:
-    return _number(entry, key, where, base, MAX_REQUEST_MIB) << 20
+def _mebibytes(entry: Mapping[str, Any], key: str, where: str, base_bytes: int) -> int:
+    return _number(entry, key, where, base_bytes >> 20, MAX_REQUEST_MIB) << 20
 
 
 def _check_keys(entry: Any, known: Collection[str], where: str) -> None:

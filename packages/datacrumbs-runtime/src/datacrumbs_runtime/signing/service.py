@@ -21,7 +21,7 @@ from pathlib import Path
 from datacrumbs_runtime.errors import DatacrumbsError, SigningError
 from datacrumbs_runtime.schema.signing_rpc import FrameKind, failure_frame
 from datacrumbs_runtime.sd_notify import sd_notify
-from datacrumbs_runtime.signing.accounts import Account
+from datacrumbs_runtime.signing.accounts import HANDLED_SIGNALS, Account
 from datacrumbs_runtime.signing.conversation import Conversation
 from datacrumbs_runtime.signing.peer import Peer, check_relay, peer_of
 from datacrumbs_runtime.signing.request import Signer, audit
@@ -339,16 +339,15 @@ def _send_failure(
 @contextlib.contextmanager
 def _signals_as_bytes() -> Iterator[socket.socket]:
     """Turn SIGTERM, SIGINT, SIGHUP and SIGCHLD into bytes that can be waited for."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
     readable, writable = socket.socketpair()
     readable.setblocking(False)
     writable.setblocking(False)
     previous_fd = signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
-    previous = [signal.signal(number, lambda *_: None) for number in numbers]
+    previous = [signal.signal(number, lambda *_: None) for number in HANDLED_SIGNALS]
     try:
         yield readable
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in zip(HANDLED_SIGNALS, previous, strict=True):
             signal.signal(number, handler)
         signal.set_wakeup_fd(previous_fd)
         readable.close()

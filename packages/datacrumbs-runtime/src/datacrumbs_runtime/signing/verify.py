@@ -4,21 +4,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from datacrumbs_runtime.errors import SigningError
-from datacrumbs_runtime.schema.probe_document import probe_file_from_document
+from datacrumbs_runtime.schema.probe_document import CHECKSUM_ALGORITHMS, probe_file_from_document
 from datacrumbs_runtime.schema.probe_file import (
     DEFAULT_MAX_FUNCTIONS,
-    MAX_DOCUMENT_BYTES,
     ProbeFile,
     canonical_bytes,
     document_from_bytes,
 )
 from datacrumbs_runtime.schema.site_config import site_of
-from datacrumbs_runtime.signing.accounts import open_regular_file, read_bounded
-from datacrumbs_runtime.signing.keys import ALGORITHMS, KeyRing
+from datacrumbs_runtime.signing.keys import KeyRing
 
 # Clocks of the nodes of a site differ a little.
 CLOCK_TOLERANCE_S = 300
@@ -45,25 +42,6 @@ class Expectation:
     user: str | None = None
     max_functions: int = DEFAULT_MAX_FUNCTIONS
     now: float | None = None
-
-
-def verify_path(path: str | Path, keys: KeyRing, expected: Expectation) -> ProbeFile:
-    """Read and verify a probe file with the rights of the calling process.
-
-    Root uses this for paths of its own only. A path that a user chose is opened with
-    :func:`datacrumbs_runtime.signing.accounts.open_as_user` and verified by :func:`verify_fd`.
-
-    Raises:
-        DatacrumbsError: See :func:`verify_bytes`.
-    """
-    fd = open_regular_file(str(path))
-    with open(fd, "rb", buffering=0):  # noqa: PTH123  closes the descriptor
-        return verify_fd(fd, str(path), keys, expected)
-
-
-def verify_fd(fd: int, where: str, keys: KeyRing, expected: Expectation) -> ProbeFile:
-    """Read and verify an open probe file; the descriptor stays the caller's."""
-    return verify_bytes(read_bounded(fd, where, MAX_DOCUMENT_BYTES), where, keys, expected)
 
 
 def verify_bytes(data: bytes, where: str, keys: KeyRing, expected: Expectation) -> ProbeFile:
@@ -121,11 +99,11 @@ def mismatches(probe_file: ProbeFile, expected: Expectation) -> list[tuple[str, 
             )
         )
     if summary.expires is not None and now > summary.expires:
-        found.append((f"expired on {_date(summary.expires)}", _SIGN_AGAIN))
+        found.append((f"expired on {shown_date(summary.expires)}", _SIGN_AGAIN))
     if summary.created is not None and now + CLOCK_TOLERANCE_S < summary.created:
         found.append(
             (
-                f"was signed in the future, on {_date(summary.created)}",
+                f"was signed in the future, on {shown_date(summary.created)}",
                 "the clock of this host or of the signing host is wrong",
             )
         )
@@ -155,9 +133,10 @@ def _check_signature(document: Mapping[str, Any], where: str, keys: KeyRing, now
     key_id = document.get("key_id")
     if not isinstance(signature, str) or not isinstance(algorithm, str):
         raise SigningError(f"{where}: is not signed", hint=_SIGN_AGAIN)
-    if algorithm not in ALGORITHMS:
+    if algorithm not in CHECKSUM_ALGORITHMS:
         raise SigningError(
-            f"{where}: checksum_algorithm: is none of {', '.join(ALGORITHMS)}", hint=_SIGN_AGAIN
+            f"{where}: checksum_algorithm: is none of {', '.join(CHECKSUM_ALGORITHMS)}",
+            hint=_SIGN_AGAIN,
         )
     if key_id is not None and not isinstance(key_id, str):
         raise SigningError(f"{where}: key_id: is not a string", hint=_SIGN_AGAIN)
@@ -179,14 +158,15 @@ def _check_signature(document: Mapping[str, Any], where: str, keys: KeyRing, now
             if key.until is not None and now > key.until:
                 raise SigningError(
                     f"{where}: was signed with the key {key.key_id}, "
-                    f"which was retired and ended on {_date(key.until)}",
+                    f"which was retired and ended on {shown_date(key.until)}",
                     hint=_SIGN_AGAIN,
                 )
             return
     raise SigningError(f"{where}: signature does not match", hint=_SIGN_AGAIN)
 
 
-def _date(seconds: int) -> str:
+def shown_date(seconds: int) -> str:
+    """Return seconds since the epoch as people read them, even absurd ones."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):
