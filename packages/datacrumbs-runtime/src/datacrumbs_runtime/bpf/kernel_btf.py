@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from datacrumbs_runtime.bpf.libbpf import Btf
 from datacrumbs_runtime.errors import KernelError
@@ -75,12 +74,7 @@ class KernelTypes:
     def __enter__(self) -> "KernelTypes":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

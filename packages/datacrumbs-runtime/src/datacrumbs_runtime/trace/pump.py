@@ -5,7 +5,6 @@ The work is done in C (native/), without the interpreter lock; this module gives
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NamedTuple
 
 from datacrumbs_runtime.trace import _pump
@@ -253,10 +252,5 @@ class Pump:
     def __enter__(self) -> "Pump":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
