@@ -51,8 +51,8 @@ def test_files_of_a_run_appear_at_readiness_and_vanish_at_the_end(site: Site) ->
         assert (site.run_dir / "datacrumbs.runid").read_text() == "run1"
         assert int((site.run_dir / "datacrumbs-run1.pid").read_text()) == daemon.process.pid
         status = site.run_dir / "datacrumbs-run1.json"
-        assert stat.S_IMODE(status.stat().st_mode) == 0o400
-        assert status.stat().st_uid == uid_of(ALICE)
+        assert stat.S_IMODE(status.stat().st_mode) == 0o440
+        assert status.stat().st_uid == 0
     assert list(site.run_dir.iterdir()) == []
 
 
@@ -253,7 +253,7 @@ def test_under_a_service_manager_the_log_is_a_file(site: Site) -> None:
     (path,) = site.log_dir.iterdir()
     assert path.name == f"datacrumbs_{ALICE}_run1_{os.uname().nodename}.log"
     assert "recording 9 of 9 functions" in path.read_text()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_failure_is_in_the_log_and_in_the_journal(site: Site) -> None:

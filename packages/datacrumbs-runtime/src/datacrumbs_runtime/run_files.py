@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError
+from datacrumbs_runtime.reading_rights import keep_for_reader
 
 READY_TEXT = "ready\n"
 _OWN_ENVIRONMENT = "# written by the daemon\n"
@@ -146,21 +147,24 @@ class RunFiles:
         text = json.dumps(status, separators=(",", ":"))
         self._replace(self.path("json"), text.encode(), _PRIVATE, reader_uid)
 
-    def _replace(self, path: Path, content: bytes, mode: int, uid: int | None = None) -> None:
+    def _replace(
+        self, path: Path, content: bytes, mode: int, reader_uid: int | None = None
+    ) -> None:
         with self._mutex:
             if not self._is_over:
-                self._replace_now(path, content, mode, uid)
+                self._replace_now(path, content, mode, reader_uid)
 
-    def _replace_now(self, path: Path, content: bytes, mode: int, uid: int | None) -> None:
+    def _replace_now(self, path: Path, content: bytes, mode: int, reader_uid: int | None) -> None:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 if os.write(fd, content) != len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                if uid is not None and os.geteuid() == 0:
-                    os.fchown(fd, uid, -1)
-                os.fchmod(fd, mode)
+                if reader_uid is None:
+                    os.fchmod(fd, mode)
+                else:
+                    keep_for_reader(fd, reader_uid, mode)
             finally:
                 os.close(fd)
             temporary.replace(path)

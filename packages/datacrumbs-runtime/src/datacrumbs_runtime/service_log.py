@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import queue
+import stat
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from datacrumbs_runtime.errors import ConfigurationError, SigningError
+from datacrumbs_runtime.reading_rights import keep_for_reader
 from datacrumbs_runtime.signing.accounts import account_of_uid, open_as_user
 from datacrumbs_runtime.stop_signals import start_without_signals
 
@@ -157,10 +159,13 @@ def log_to_file(path: Path, level: str, reader_uid: int | None, *, timeout_s: fl
 def _open_log(path: Path, reader_uid: int | None) -> int:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, MODE)
-        if reader_uid is not None and os.geteuid() == 0:
-            os.fchown(fd, reader_uid, -1)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(path, flags | os.O_CLOEXEC, MODE)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(fd)
+            raise SigningError(f"{path}: something else is there")
+        keep_for_reader(fd, reader_uid, MODE)
     except OSError as error:
         raise SigningError(f"{path}: {error.strerror}") from error
     return fd
