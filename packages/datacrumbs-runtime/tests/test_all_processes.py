@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon_site import ALICE, BOB, Site, new_site, processes_in, uid_of
+from daemon_site import (
+    ALICE,
+    BOB,
+    Site,
+    as_user,
+    new_site,
+    open_directory,
+    processes_in,
+    uid_of,
+)
 from waiting import HANG_S
 
 from datacrumbs_runtime.owned_processes import owned_processes
@@ -89,3 +98,30 @@ def test_processes_of_a_user_are_found_with_proc_and_in_a_cgroup(tmp_path: Path)
     assert set(owned_processes(os.geteuid(), tmp_path)) <= {own, 1}
     (group / "cgroup.procs").write_text("")
     assert owned_processes(os.geteuid(), tmp_path) == []
+
+
+@pytest.mark.parametrize("rights", ["setgid", "unreadable", "undumpable"])
+def test_processes_that_their_user_may_not_look_into_are_left_out(rights: str) -> None:
+    with open_directory() as root:
+        program = root / "program"
+        program.write_bytes(Path("/bin/sleep").read_bytes())
+        program.chmod({"setgid": 0o2755, "unreadable": 0o711, "undumpable": 0o755}[rights])
+        code = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(1, flush=True); input()"
+        command = [program, "100"]
+        if rights == "undumpable":
+            command = ["/usr/bin/python3", "-c", code]
+        uid = uid_of(ALICE)
+        with (
+            subprocess.Popen(["/bin/sleep", "100"], **as_user(ALICE)) as other,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", **as_user(ALICE)
+            ) as one,
+        ):
+            assert one.stdout is not None
+            if rights == "undumpable":
+                one.stdout.readline()
+            found = owned_processes(uid, None)
+            other.kill()
+            one.kill()
+        assert other.pid in found
+        assert one.pid not in found

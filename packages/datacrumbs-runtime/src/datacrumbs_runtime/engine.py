@@ -220,6 +220,11 @@ class Engine:
                 break
         return added
 
+    def unregister_process(self, pid: int) -> None:
+        """Record a process no longer; one that is gone is nobody's concern."""
+        with suppress(OSError):
+            self._loaded.unregister(pid)
+
     def _register(self, pid: int) -> bool:
         if not self._loaded.register(pid):
             return False

@@ -27,11 +27,14 @@ def register_owned(engine: Engine, uid: int, cgroup: Path | None) -> int:
         with suppress(KernelError):
             engine.register_process(pid, descendants_too=False)
             count += 1
+            # Or executed a program with more rights, just before it was recorded.
+            if not _is_owned(PROC / str(pid), uid):
+                engine.unregister_process(pid)
     return count
 
 
 def owned_processes(uid: int, cgroup: Path | None, proc: Path = PROC) -> list[int]:
-    """Return the processes of a user, but for those of setuid programs.
+    """Return the processes of a user, but for those that he may not look into.
 
     Args:
         uid: The user.
@@ -56,12 +59,17 @@ def _in_cgroup(cgroup: Path) -> Iterator[int]:
 
 
 def _is_owned(process: Path, uid: int) -> bool:
+    """Return whether a process is its user's own business, as ptrace(2) sees it."""
+    path = process / "status"
     try:
-        status = (process / "status").read_text(errors="replace")
+        # Root's, if the process is not dumpable: see proc(5).
+        is_open = path.stat().st_uid == uid
+        status = path.read_text(errors="replace")
     except OSError:
         return False
+    ids = {}
     for line in status.splitlines():
-        if line.startswith("Uid:"):
-            real, effective = line.split()[1:3]
-            return int(real) == int(effective) == uid
-    return False
+        if line.startswith(("Uid:", "Gid:")):
+            ids[line[:3]] = line.split()[1:3]
+    real, effective = map(int, ids["Uid"])
+    return is_open and real == effective == uid and len(set(ids["Gid"])) == 1

@@ -326,6 +326,21 @@ class Loaded:
         self._control.registration_generation += 1
         return True
 
+    def unregister(self, pid: int) -> None:
+        """Record a process no longer.
+
+        Raises:
+            OSError: ESRCH: there is no such process.
+        """
+        threads = self._object.maps["threads"]
+        process = os.pidfd_open(pid)
+        try:
+            key = struct.pack("=i", process)
+            bpf_syscall.map_update(threads.fd, key, bytes(threads.value_bytes))
+        finally:
+            os.close(process)
+        self._control.registration_generation += 1
+
     def is_registered(self, pid: int) -> bool:
         """Return whether a process is recorded.
 
