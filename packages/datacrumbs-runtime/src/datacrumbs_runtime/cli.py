@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -48,6 +49,24 @@ def shortened(path: str, columns: int) -> str:
 def examples(*lines: str) -> str:
     """Return the end of a command's help: how it is used, a line each."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+prefix_option = click.option(
+    "--prefix",
+    type=click.Path(path_type=Path),
+    help="The installation.",
+    show_default="the one that this command belongs to",
+)
+
+
+def teller(*, quiet: bool, dry_run: bool) -> Callable[[str], None]:
+    """Return what tells of each thing that is done, or would be, on standard error."""
+
+    def tell(what: str) -> None:
+        if not quiet:
+            click.echo(f"would {what}" if dry_run else what, err=True)
+
+    return tell
 
 
 def common_options(command: Decorated) -> Decorated:

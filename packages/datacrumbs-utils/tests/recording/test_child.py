@@ -113,5 +113,5 @@ def test_accounts() -> None:
     assert (root.uid, root.gid, root.home) == (0, 0, "/root")
     assert child.account("0") == root
     assert child.own_account().uid == os.getuid()
-    with pytest.raises(UsageError, match="there is no user 'nosuchuser'"):
+    with pytest.raises(UsageError, match="nosuchuser: no such user"):
         child.account("nosuchuser")

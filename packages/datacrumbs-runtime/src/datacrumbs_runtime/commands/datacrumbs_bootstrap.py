@@ -13,6 +13,7 @@ from datacrumbs_runtime.cli import (
     examples,
     run_command,
     set_up_logging,
+    teller,
 )
 from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.system_config import parse_assignments
@@ -36,13 +37,14 @@ from datacrumbs_runtime.system_config import parse_assignments
 @click.option(
     "--source",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="The source tree; default: the one that this command runs from.",
+    help="The source tree.",
+    show_default="the one that this command runs from",
 )
 @click.option(
     "--python",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The interpreter for the commands, the same on all nodes; default: this one, or "
-    "/usr/bin/python3 if users cannot run this one.",
+    help="The interpreter for the commands, the same on all nodes.",
+    show_default="this one, or /usr/bin/python3 if users cannot run this one",
 )
 @click.option(
     "--set",
@@ -76,11 +78,6 @@ def command(
         )
     if os.geteuid() != 0:
         raise ConfigurationError("only root installs", hint="the probe secret must belong to root")
-
-    def say(line: str) -> None:
-        if not quiet:
-            click.echo(f"would {line}" if dry_run else line, err=True)
-
     bootstrap(
         BootstrapRequest(
             prefix=prefix.absolute(),
@@ -88,7 +85,7 @@ def command(
             python=(python or default_python()).absolute(),
             changes=parse_assignments(assignments),
             dry_run=dry_run,
-            say=say,
+            say=teller(quiet=quiet, dry_run=dry_run),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Tell whether a probe file is valid, and if not, everything that is wrong with it."""
+"""datacrumbs_probe_verify: is a probe file valid, and if not, everything that is wrong with it."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from datacrumbs_runtime.cli import (
     CONTEXT_SETTINGS,
     common_options,
     examples,
+    prefix_option,
     print_error,
     run_command,
     set_up_logging,
@@ -37,19 +38,19 @@ NAME = "datacrumbs_probe_verify"
 )
 @click.version_option(__version__)
 @click.argument("file", type=click.Path(path_type=Path))
+@prefix_option
+@click.option("--user", help="Whose run it is for, by name or uid.", show_default="anybody's")
 @click.option(
-    "--prefix", type=click.Path(path_type=Path), help="The installation; default: this program's."
+    "--host", default=platform.node, help="The host that it is for.", show_default="this host"
 )
-@click.option("--user", help="Whose run it is for, by name or uid; default: anybody's.")
-@click.option("--host", default=platform.node, help="The host that it is for; default: this host.")
 @click.option(
-    "--site",
-    help="The group of hosts that it is for; default: the installation's.",
+    "--site", help="The group of hosts that it is for.", show_default="the installation's"
 )
 @click.option(
     "--max-functions",
     type=click.IntRange(min=1),
-    help="The most functions that a probe file may have; default: the installation's.",
+    help="The most functions that a probe file may have.",
+    show_default="the installation's",
 )
 @click.option(
     "--binaries/--no-binaries",

@@ -1,4 +1,4 @@
-"""The signing service of a login node, and the administration of its keys."""
+"""datacrumbs_sign_probes: the signing service of a login node, and its keys."""
 
 import grp
 import logging
@@ -13,6 +13,7 @@ from datacrumbs_runtime.cli import (
     CONTEXT_SETTINGS,
     common_options,
     examples,
+    prefix_option,
     run_command,
     set_up_logging,
 )
@@ -40,26 +41,29 @@ from datacrumbs_runtime.signing.request import Signer, audit_logger
     ),
 )
 @click.version_option(__version__)
-@click.option(
-    "--prefix", type=click.Path(path_type=Path), help="The installation; default: this program's."
-)
+@prefix_option
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
-    help="Where the socket is made; default: the installation's.",
+    help="Where the socket is made.",
+    show_default="the installation's",
 )
-@click.option("--socket-group", help="Only members of this group may ask; default: everybody.")
+@click.option(
+    "--socket-group", help="Only members of this group may ask.", show_default="everybody"
+)
 @click.option(
     "--site",
-    help="The group of hosts on which signed files are valid; default: the installation's.",
+    help="The group of hosts on which signed files are valid.",
+    show_default="the installation's",
 )
 @click.option(
     "--request-timeout",
     "request_timeout_s",
+    metavar="SECONDS",
     type=click.FloatRange(0.1, 600),
     default=10.0,
     show_default=True,
-    help="Seconds in which a request must arrive.",
+    help="Longest wait for a request to arrive.",
 )
 @click.option(
     "--audit-log",

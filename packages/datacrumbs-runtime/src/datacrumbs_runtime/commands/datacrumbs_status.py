@@ -48,7 +48,8 @@ _TERMINATED_STATUS = 128 + signal.SIGTERM
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="The run directory; default: this installation's.",
+    help="The run directory.",
+    show_default="this installation's",
 )
 def command(run_id: str | None, as_json: bool, watch: bool, run_dir: Path | None) -> int:
     """Show the runs on this node: whose, since when, what is attached, written and lost.

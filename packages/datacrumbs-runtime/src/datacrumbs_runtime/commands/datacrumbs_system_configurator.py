@@ -8,7 +8,15 @@ from pathlib import Path
 import click
 
 from datacrumbs_runtime import __version__
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, common_options, examples, run_command
+from datacrumbs_runtime.cli import (
+    CONTEXT_SETTINGS,
+    common_options,
+    examples,
+    prefix_option,
+    run_command,
+    set_up_logging,
+    teller,
+)
 from datacrumbs_runtime.errors import ConfigurationError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.setting import Group
@@ -47,11 +55,7 @@ _RENDERED = frozenset(
     ),
 )
 @click.version_option(__version__)
-@click.option(
-    "--prefix",
-    type=click.Path(path_type=Path),
-    help="The installation; default: the one that this command belongs to.",
-)
+@prefix_option
 @click.option("--show", is_flag=True, help="Print the settings; anybody may.")
 @click.option("--json", "as_json", is_flag=True, help="With --show: as JSON.")
 @click.option("--shell", is_flag=True, help="With --show: as export lines for a shell.")
@@ -78,6 +82,7 @@ def command(
     What exists is never changed, but for the settings that --set names and others that follow
     from them.
     """
+    set_up_logging(verbose=verbose, quiet=quiet)
     for name, is_given in (("--json", as_json), ("--shell", shell)):
         if is_given and not show:
             raise UsageError(f"{name}: only with --show")
@@ -124,10 +129,7 @@ def _state_of(secret: Path) -> str:
 
 
 def _make(prefix: Path, changes: dict[str, str], *, quiet: bool, dry_run: bool) -> None:
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(f"would {text}" if dry_run else text, err=True)
-
+    say = teller(quiet=quiet, dry_run=dry_run)
     try:
         path = find_system_configuration(prefix, os.environ)
     except ConfigurationError:

@@ -36,5 +36,5 @@ def command(as_json: bool) -> int:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command."""
     run_command(command)

@@ -216,7 +216,7 @@ def _progress(*, quiet: bool) -> Iterator["Progress | None"]:
 
 
 def main() -> None:
-    """Run the command as a program."""
+    """Run the command."""
     # A selection makes some hundred thousand objects and no cycles worth looking for: 0.97 s with
     # the collector, 0.76 s without, at the same 89 MiB (libc, MPI, HDF5 and kernel, cached).
     gc.disable()

@@ -28,7 +28,6 @@ MAX_RING_BYTES = 1 << 30
 DEFAULT_RING_BUFFER = "16M"
 DEFAULT_PROBES = "posix"
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +62,8 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    help="File or directory of the trace.  [default: the working directory]",
+    help="File or directory of the trace.",
+    show_default="the working directory",
 )
 @click.option("--user", metavar="NAME", help="Run the command as this user.")
 @click.option(
@@ -77,7 +77,7 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--wait-all", is_flag=True, help="Record until all that the command started has ended."
 )
-@click.option("--run-id", default="", help="Name of the run.  [default: the time of day]")
+@click.option("--run-id", default="", help="Name of the run.", show_default="the time of day")
 @click.option(
     "--ring-buffer-size",
     metavar="SIZE",
@@ -226,5 +226,5 @@ def _report(
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command."""
     run_command(command)

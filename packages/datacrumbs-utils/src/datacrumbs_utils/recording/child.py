@@ -54,7 +54,7 @@ def account(name: str) -> Account:
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
-        raise UsageError(f"--user: there is no user {name!r}") from None
+        raise UsageError(f"--user: {name}: no such user") from None
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
