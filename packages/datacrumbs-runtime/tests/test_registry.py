@@ -316,7 +316,9 @@ def test_usdt_pair_is_one_function() -> None:
             },
         )
     )
-    assert [(each.index, each.file_offset, each.semaphore, each.role) for each in built.usdt] == [
+    assert [
+        (each.function, each.file_offset, each.semaphore, each.role) for each in built.usdt
+    ] == [
         (0, 4096, 8192, "entry"),
         (0, 4200, 0, "return"),
         (0, 4300, 0, "return"),

@@ -5,29 +5,34 @@ process, however that ends.
 """
 
 import errno
+import gc
 import logging
 import os
 import platform
 import resource
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datacrumbs_runtime import __version__
+from datacrumbs_runtime.admission import (
+    FILE_LIMIT_SHARE,
+    RunRequest,
+    authentic_probe_file,
+    check_all_processes,
+)
 from datacrumbs_runtime.afterwards import Afterwards
+from datacrumbs_runtime.beside import Beside
 from datacrumbs_runtime.bpf.attach_report import AttachReport
-from datacrumbs_runtime.bpf.loader import raise_soft_limits
-from datacrumbs_runtime.cgroups import find_cgroup
-from datacrumbs_runtime.engine import Engine
-from datacrumbs_runtime.errors import ConfigurationError, DatacrumbsError, KernelError
-from datacrumbs_runtime.lost_functions import LostFunctions
-from datacrumbs_runtime.owned_processes import register_owned
+from datacrumbs_runtime.bpf.session_functions import are_older
+from datacrumbs_runtime.bpf.soft_limits import raise_soft_limits
+from datacrumbs_runtime.custom.attaching import split_off
+from datacrumbs_runtime.errors import KernelError
+from datacrumbs_runtime.pinned_binaries import PinnedBinaries
 from datacrumbs_runtime.run_files import RunFiles, prepare_run_directory
-from datacrumbs_runtime.run_preparation import Prepared, RunRequest, authentic_probe_file, prepare
-from datacrumbs_runtime.run_status import RunFacts, RunStatus
 from datacrumbs_runtime.schema.probe_file import ProbeFile
 from datacrumbs_runtime.sd_notify import sd_notify
 from datacrumbs_runtime.signing.accounts import Account, account_of_uid
@@ -35,9 +40,11 @@ from datacrumbs_runtime.stop_signals import StopSignals
 from datacrumbs_runtime.time_limit import TimeLimit
 from datacrumbs_runtime.trace_directory import TraceDirectory, trace_directory_path
 
+if TYPE_CHECKING:
+    from datacrumbs_runtime.run_preparation import Prepared
+
 logger = logging.getLogger(__name__)
 
-STATUS_INTERVAL_S = 1.0
 _SHORTAGE_HINT = "the limits of the service or the process table of the node are exhausted"
 # Nothing is known that takes so long; a node must not be kept from its next job.
 STOP_LIMIT_S = 10.0
@@ -65,6 +72,17 @@ def _shortage_named(what: str) -> Iterator[None]:
         raise KernelError(f"{what}: {error}", hint=_SHORTAGE_HINT) from error
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Do not look for garbage: what a start makes lives as long as the run."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _prepare_limits(what: str) -> None:
     """Raise the limits of this process, and refuse what cannot be enough descriptors.
 
@@ -83,6 +101,8 @@ def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
     Raises:
         DatacrumbsError: A run would not begin either.
     """
+    import tempfile
+
     _prepare_limits("the check")
     with _shortage_named("the check"), ExitStack() as stack:
         limit = stack.enter_context(TimeLimit(lambda: None))
@@ -90,8 +110,7 @@ def check(request: RunRequest) -> tuple[ProbeFile, AttachReport]:
         probe_file, account = authentic_probe_file(request)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="datacrumbs-check-"))
         directory = TraceDirectory(Path(scratch), account_of_uid(_ROOT_UID))
-        prepared = prepare(request, probe_file, account, directory, stack)
-        return probe_file, prepared.report
+        return probe_file, _prepare(request, probe_file, account, directory, stack).report
 
 
 def run(request: RunRequest) -> int:
@@ -111,7 +130,7 @@ def run(request: RunRequest) -> int:
     run_dir, run_id_file = request.config.server_run_dir, request.config.server_run_id_file
     files = RunFiles(run_dir, run_id_file, request.run_id)
     with StopSignals() as signals, ExitStack() as stack:
-        with _shortage_named(starting):
+        with _shortage_named(starting), _without_collector():
             limit = stack.enter_context(TimeLimit(files.remove))
             with limit.within(request.config.start_timeout_s, starting):
                 signals.start()
@@ -130,36 +149,44 @@ def run(request: RunRequest) -> int:
                 files.claim()
                 files.write_environment(_environment(request, account))
                 directory = _trace_directory(request, account)
-                prepared = prepare(request, probe_file, account, directory, stack)
+                prepared = _prepare(request, probe_file, account, directory, stack)
+                from datacrumbs_runtime.recording import Recording
+
                 outcomes = Afterwards(prepared.keep_outcomes)
-                engine = prepared.engine
-                engine.start()
-                if request.config.trace_all_processes:
-                    _record_all(request, engine, account)
-                for probe in prepared.custom:
-                    probe.start(engine.append_lines, engine.host_hash, engine.clock_offset_ns)
-                status = RunStatus(engine, _facts(request, probe_file, account, prepared.report))
-                lost = LostFunctions(engine, prepared.report, status)
-                files.write_status(status.document("recording"), status.reader_uid)
+                recording = Recording(request, prepared, probe_file, account, files)
                 files.announce()
-        _say_ready(request, prepared)
+        recording.say_ready()
         outcomes.begin()
-        ended_by = _record(engine, signals, files, status, lost)
+        ended_by = recording.wait(signals)
         with (
             limit.within(STOP_LIMIT_S, f"stopping run {request.run_id}"),
-            signals.calling(engine.hurry),
+            signals.calling(recording.hurry),
         ):
             end_s = time.monotonic() + OUTCOMES_LIMIT_S
-            exit_status = _stop(request, prepared, files, status, ended_by)
+            exit_status = recording.stop(ended_by)
             if not outcomes.is_done(max(end_s - time.monotonic(), 0.0)):
                 logger.warning("results of attaching are not kept: the database does not answer")
             return exit_status
 
 
-def _record_all(request: RunRequest, engine: Engine, account: Account) -> None:
-    cgroup = None if request.cgroup is None else find_cgroup(request.cgroup).directory
-    count = register_owned(engine, account.uid, cgroup)
-    logger.info("run %s: %d processes of %s were there", request.run_id, count, account.user)
+def _prepare(
+    request: RunRequest,
+    probe_file: ProbeFile,
+    account: Account,
+    directory: TraceDirectory,
+    stack: ExitStack,
+) -> "Prepared":
+    config = request.config
+    check_all_processes(config, account)
+    native, custom = split_off(probe_file)
+    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
+    binaries = PinnedBinaries(native, account, timeout_s=limit_s)
+    stack.callback(binaries.close)
+    # While another process looks at the binaries, the kernel is asked and the rest is imported.
+    Beside(are_older)
+    from datacrumbs_runtime.run_preparation import prepare
+
+    return prepare(request, custom, binaries, probe_file, account, directory, stack)
 
 
 def _trace_directory(request: RunRequest, account: Account) -> TraceDirectory:
@@ -180,72 +207,3 @@ def _environment(request: RunRequest, account: Account) -> Mapping[str, str]:
         "DATACRUMBS_SERVICE_RUN_ID": request.run_id,
         "DATACRUMBS_LOG_DIR": str(request.config.log_dir),
     }
-
-
-def _facts(
-    request: RunRequest, probe_file: ProbeFile, account: Account, report: AttachReport
-) -> RunFacts:
-    return RunFacts(
-        run_id=request.run_id,
-        user=account.user,
-        uid=account.uid,
-        hostname=platform.node(),
-        probe_file=request.probe_file,
-        mode=request.config.mode,
-        since=time.time(),
-        requested=report.requested,
-        attached=report.attached,
-        failures=report.failures,
-        tiers=report.tiers,
-        cgroup=None if request.cgroup is None else str(request.cgroup),
-    )
-
-
-def _say_ready(request: RunRequest, prepared: Prepared) -> None:
-    report = prepared.report
-    text = f"recording {report.attached} of {report.requested} functions"
-    sd_notify("READY=1", f"STATUS={text}")
-    logger.info("run %s: %s into %s", request.run_id, text, prepared.engine.trace_path)
-
-
-def _record(
-    engine: Engine,
-    signals: StopSignals,
-    files: RunFiles,
-    status: RunStatus,
-    lost: LostFunctions,
-) -> str:
-    """Wait for the end, telling the status every second; return what ended the run."""
-    next_s = time.monotonic()
-    while True:
-        next_s = max(next_s + STATUS_INTERVAL_S, time.monotonic())
-        received = signals.wait(next_s - time.monotonic())
-        if received is not None:
-            return received
-        if engine.failure is not None:
-            return f"an error: {engine.failure}"
-        lost.check()
-        # The run directory may be full: recording goes on without a status.
-        with suppress(ConfigurationError):
-            files.write_status(status.document("recording"), status.reader_uid)
-
-
-def _stop(
-    request: RunRequest, prepared: Prepared, files: RunFiles, status: RunStatus, ended_by: str
-) -> int:
-    engine = prepared.engine
-    sd_notify("STOPPING=1", "STATUS=closing the trace")
-    logger.info("run %s: ended by %s", request.run_id, ended_by)
-    failed = engine.failure is not None
-    with suppress(ConfigurationError):
-        files.write_status(status.document("stopping"), status.reader_uid)
-    try:
-        for probe in prepared.custom:
-            probe.stop()
-        summary = engine.stop()
-    except (DatacrumbsError, OSError) as error:
-        logger.error("run %s: %s", request.run_id, error)  # noqa: TRY400  not a bug of ours
-        return 1
-    losses = summary.statistics.losses
-    sd_notify(f"STATUS={summary.events} events; {losses.summary()}")
-    return 1 if failed or not summary.is_complete else 0

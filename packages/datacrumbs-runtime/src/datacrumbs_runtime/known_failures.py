@@ -52,17 +52,15 @@ class KnownFailures:
 
     Args:
         database: The database.
-        probe_file: The probe file as it was signed, with the paths that the user knows.
-        binaries: Its binaries.
+        binaries: The binaries of a probe file, opened.
     """
 
-    def __init__(
-        self, database: StatusDatabase, probe_file: ProbeFile, binaries: PinnedBinaries
-    ) -> None:
+    def __init__(self, database: StatusDatabase, binaries: PinnedBinaries) -> None:
         self._database = database
         self._binaries = binaries
         self._versions = {
-            place_of(category): binaries.version_of(category) for category in probe_file.categories
+            place_of(category): binaries.version_of(category)
+            for category in binaries.probe_file.categories
         }
         self._failed = database.failures(
             lambda target: self._versions.get((target.group, target.scope))

@@ -37,7 +37,7 @@ class LostFunctions:
         attached = (
             target
             for target in engine.registry.kprobes
-            if (self._functions[target.index].category, target.name) not in failed
+            if (self._functions[target.function].category, target.name) not in failed
         )
         self._watch = ModuleWatch(attached, symbol_list())
 
@@ -46,7 +46,7 @@ class LostFunctions:
         for module, targets in self._watch.unloaded():
             reason = f"the module {module} was unloaded; not recorded any more in this run"
             lost = [
-                AttachFailure(self._functions[target.index].category, target.name, reason)
+                AttachFailure(self._functions[target.function].category, target.name, reason)
                 for target in targets
             ]
             self._status.add_failures(lost)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datacrumbs_runtime.errors import SigningError
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
-from datacrumbs_runtime.signing.accounts import Account, open_regular_file, run_as_user
+from datacrumbs_runtime.signing.accounts import Account, TaskAsUser, open_regular_file
 from datacrumbs_runtime.signing.binaries import check_binary
 
 _FDS_PER_MESSAGE = 64
@@ -34,23 +34,35 @@ class Refusal:
 class PinnedBinaries:
     """Holds the binaries of a probe file open.
 
+    Another process opens and checks them, from the beginning on.
+
     Args:
         probe_file: Whose binaries.
         account: With whose rights they are opened.
         timeout_s: Longest wait for file systems that do not answer.
-
-    Raises:
-        SigningError: A file system did not answer in time.
     """
 
     def __init__(self, probe_file: ProbeFile, account: Account, *, timeout_s: float) -> None:
         self._probe_file = probe_file
+        self._fds: dict[str, int] = {}
+        self._errors: Mapping[str, str] = {}
+        self._changed: Mapping[int, str] = {}
+        self._names: Mapping[str, str] = {}
         paths = sorted({item.binary_path for item in probe_file.categories if item.binary_path})
-        self._fds, self._errors, self._changed = _open_all(probe_file, paths, account, timeout_s)
-        self._names = {f"/proc/self/fd/{fd}": path for path, fd in self._fds.items()}
+        self._opening = _Opening(probe_file, paths, account, timeout_s) if paths else None
+
+    @property
+    def probe_file(self) -> ProbeFile:
+        """The probe file, with the paths that the user knows."""
+        return self._probe_file
 
     def usable(self) -> tuple[ProbeFile, list[Refusal]]:
-        """Return the probe file with pinned binaries, without the categories that lack theirs."""
+        """Return the probe file with pinned binaries, without the categories that lack theirs.
+
+        Raises:
+            SigningError: A file system did not answer in time.
+        """
+        self._wait()
         kept: list[Category] = []
         refused: list[Refusal] = []
         for position, category in enumerate(self._probe_file.categories):
@@ -86,8 +98,18 @@ class PinnedBinaries:
             return f"{status.st_size}-{status.st_mtime_ns}"
         return _loaded_modules()
 
+    def _wait(self) -> None:
+        if self._opening is not None:
+            with self._opening as opening:
+                self._opening = None
+                self._fds, self._errors, self._changed = opening.result()
+            self._names = {f"/proc/self/fd/{fd}": path for path, fd in self._fds.items()}
+
     def close(self) -> None:
         """Close all descriptors."""
+        if self._opening is not None:
+            self._opening.close()
+            self._opening = None
         for fd in self._fds.values():
             os.close(fd)
         self._fds = {}
@@ -101,49 +123,70 @@ def _loaded_modules() -> str:
     return hashlib.sha256(" ".join(names).encode()).hexdigest()[:16] if names else ""
 
 
-def _open_all(
-    probe_file: ProbeFile, paths: list[str], account: Account, timeout_s: float
-) -> tuple[dict[str, int], Mapping[str, str], Mapping[int, str]]:
-    """Open and check the binaries in one child that has the user's rights.
+class _Opening:
+    """Has the binaries opened and checked in a child that has the user's rights."""
 
-    Returns:
-        Descriptors by path, errors by path, and what does not fit the file by category.
-    """
-    if not paths:
-        return {}, {}, {}
-    ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(
+        self, probe_file: ProbeFile, paths: list[str], account: Account, timeout_s: float
+    ) -> None:
+        self._paths = paths
+        self._ours, childs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def task() -> bytes:
-        errors: dict[str, str] = {}
-        changed: dict[int, str] = {}
-        opened: dict[str, int] = {}
-        for path in paths:
-            try:
-                opened[path] = open_regular_file(path)
-            except SigningError as error:
-                errors[path] = str(error)
-        for position, category in enumerate(probe_file.categories):
-            if category.binary_path in opened:
+        def task() -> bytes:
+            errors: dict[str, str] = {}
+            changed: dict[int, str] = {}
+            opened: dict[str, int] = {}
+            for path in paths:
                 try:
-                    check_binary(category, opened[category.binary_path])
+                    opened[path] = open_regular_file(path)
                 except SigningError as error:
-                    changed[position] = str(error)
-        fds = list(opened.values())
-        for start in range(0, len(fds), _FDS_PER_MESSAGE):
-            socket.send_fds(childs, [b"f"], fds[start : start + _FDS_PER_MESSAGE])
-        return json.dumps([errors, changed]).encode()
+                    errors[path] = str(error)
+            for position, category in enumerate(probe_file.categories):
+                if category.binary_path in opened:
+                    try:
+                        check_binary(category, opened[category.binary_path])
+                    except SigningError as error:
+                        changed[position] = str(error)
+            fds = list(opened.values())
+            for start in range(0, len(fds), _FDS_PER_MESSAGE):
+                socket.send_fds(childs, [b"f"], fds[start : start + _FDS_PER_MESSAGE])
+            return json.dumps([errors, changed]).encode()
 
-    with ours, childs:
+        with childs:
+            try:
+                self._task = TaskAsUser(account, task, timeout_s=timeout_s)
+            except OSError:
+                self._ours.close()
+                raise
+
+    def result(self) -> tuple[dict[str, int], Mapping[str, str], Mapping[int, str]]:
+        """Return descriptors by path, errors by path, and what does not fit by category.
+
+        Raises:
+            SigningError: It took too long.
+        """
         errors: dict[str, str]
         changed: dict[str, str]
-        errors, changed = json.loads(run_as_user(account, task, timeout_s=timeout_s))
-        wanted = [path for path in paths if path not in errors]
-        ours.setblocking(False)
+        errors, changed = json.loads(self._task.result())
+        wanted = [path for path in self._paths if path not in errors]
+        self._ours.setblocking(False)
         received: list[int] = []
         while len(received) < len(wanted):
-            _, fds, _, _ = socket.recv_fds(ours, 1, _FDS_PER_MESSAGE)
+            _, fds, _, _ = socket.recv_fds(self._ours, 1, _FDS_PER_MESSAGE)
             received += fds
-    for fd in received:
-        os.set_inheritable(fd, False)
-    by_path = dict(zip(wanted, received, strict=True))
-    return by_path, errors, {int(position): text for position, text in changed.items()}
+        for fd in received:
+            os.set_inheritable(fd, False)
+        by_path = dict(zip(wanted, received, strict=True))
+        return by_path, errors, {int(position): text for position, text in changed.items()}
+
+    def __enter__(self) -> "_Opening":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        self._ours.close()
+        with self._task:
+            pass

@@ -3,70 +3,35 @@
 import logging
 import os
 import platform
-import pwd
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from datacrumbs_runtime.admission import RunRequest
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.cgroups import find_cgroup
-from datacrumbs_runtime.custom.attaching import attach_custom, forbidden, split_off
-from datacrumbs_runtime.custom.host import CustomProbe
+from datacrumbs_runtime.custom.attaching import attach_custom, forbidden
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
-from datacrumbs_runtime.errors import AttachError, SigningError, TraceError, UsageError
+from datacrumbs_runtime.errors import AttachError, TraceError
 from datacrumbs_runtime.known_failures import KnownFailures
 from datacrumbs_runtime.pinned_binaries import PinnedBinaries
-from datacrumbs_runtime.schema.probe_document import probe_file_from_document
-from datacrumbs_runtime.schema.probe_file import (
-    MAX_DOCUMENT_BYTES,
-    Category,
-    ProbeFile,
-    document_from_bytes,
-)
+from datacrumbs_runtime.schema.probe_file import Category, ProbeFile
 from datacrumbs_runtime.schema.site_config import SiteConfig
-from datacrumbs_runtime.schema.system_configuration import SystemConfiguration
-from datacrumbs_runtime.signing.accounts import (
-    Account,
-    account_of_uid,
-    read_as_user,
-)
-from datacrumbs_runtime.signing.installation import SigningPaths
-from datacrumbs_runtime.signing.keys import load_keys
-from datacrumbs_runtime.signing.policy_file import read_policy
-from datacrumbs_runtime.signing.verify import Expectation, verify_bytes
+from datacrumbs_runtime.signing.accounts import Account
 from datacrumbs_runtime.status_db import StatusDatabase, database_path
 from datacrumbs_runtime.trace.writer import Owner, Place, WriterSettings
 from datacrumbs_runtime.trace_directory import TraceDirectory
 
+if TYPE_CHECKING:
+    from datacrumbs_runtime.custom.host import CustomProbe
+
 logger = logging.getLogger(__name__)
 
 MAX_STEM = 100
-# Less than the whole, so that the error can name the file.
-FILE_LIMIT_SHARE = 0.6
 LAST_WAIT_S = 1.0
 TRACE_SUFFIX = ".pfw.gz"
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What is asked for.
-
-    Attributes:
-        probe_file: Path of the signed probe file.
-        run_id: Id of the run.
-        system: The system configuration.
-        config: Its settings, with those that environment and options change.
-        cgroup: Only processes of this cgroup may register; None: of any.
-        retry_failed: Also try what is known to fail.
-    """
-
-    probe_file: str
-    run_id: str
-    system: SystemConfiguration
-    config: SiteConfig
-    cgroup: Path | None = None
-    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,115 +47,26 @@ class Prepared:
 
     engine: Engine
     report: AttachReport
-    custom: tuple[CustomProbe, ...]
+    custom: tuple["CustomProbe", ...]
     keep_outcomes: Callable[[], None]
-
-
-def wanted_user(config: SiteConfig) -> Account | None:
-    """Return whose run it shall be, or None: of whoever the probe file was signed for.
-
-    Raises:
-        UsageError: There is no such user.
-    """
-    name = config.user
-    if not name:
-        return None
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        raise UsageError(f"user {name}: no such user") from None
-    return account_of_uid(entry.pw_uid)
-
-
-def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:
-    """Read the probe file, with its user's rights where the user is known, and verify it.
-
-    Returns:
-        The probe file, and whose run it is.
-
-    Raises:
-        DatacrumbsError: It cannot be read, or is not what the signer of this site signed for this
-            user and host.
-    """
-    config, path = request.config, request.probe_file
-    account = wanted_user(config)
-    data = _content(config, account, path)
-    if config.disable_probe_signing and request.system.root_only:
-        logger.warning(
-            "%s: NOT VERIFIED: DATACRUMBS_DISABLE_PROBE_SIGNING is set in %s",
-            path,
-            request.system.path,
-        )
-        probe_file = probe_file_from_document(document_from_bytes(data, path), path)
-    else:
-        if config.disable_probe_signing:
-            logger.warning(
-                "DATACRUMBS_DISABLE_PROBE_SIGNING is ignored: %s is not root's alone",
-                request.system.path,
-            )
-        paths = SigningPaths.of_prefix(config.install_prefix, config.server_run_dir)
-        expected = Expectation(
-            hostname=platform.node(),
-            site=read_policy(paths.policy).site or config.install_host,
-            uid=None if account is None else account.uid,
-            user=None if account is None else account.user,
-            max_functions=config.max_runtime_functions,
-        )
-        keys = load_keys(config.install_data_dir)
-        probe_file = verify_bytes(data, path, keys, expected)
-    return probe_file, account or _signed_user(probe_file, path)
-
-
-def _content(config: SiteConfig, account: Account | None, path: str) -> bytes:
-    # Without a user the path is root's own word.
-    reader = account or account_of_uid(0)
-    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
-    try:
-        return read_as_user(reader, path, MAX_DOCUMENT_BYTES, timeout_s=limit_s)
-    except SigningError as error:
-        made = "datacrumbs_probe_configurator makes probe files"
-        hint = error.hint or (f"{account.user} must be able to read it" if account else made)
-        raise SigningError(str(error), hint=hint) from error
-
-
-def _signed_user(probe_file: ProbeFile, where: str) -> Account:
-    summary = probe_file.summary
-    if summary.uid is not None:
-        return account_of_uid(summary.uid)
-    try:
-        return account_of_uid(pwd.getpwnam(summary.user).pw_uid)
-    except KeyError:
-        raise UsageError(
-            f"{where}: belongs to {summary.user or 'nobody'}, who is unknown on this node",
-            hint="name the user of the run with --user",
-        ) from None
-
-
-def check_all_processes(config: SiteConfig, account: Account) -> None:
-    """Refuse to record everything that root does.
-
-    Raises:
-        UsageError: It is root's run.
-    """
-    if config.trace_all_processes and account.uid == 0:
-        raise UsageError(
-            "--trace-all-processes: not for root, whose processes the whole node waits for",
-            hint="register those that matter with datacrumbs_wrap",
-        )
 
 
 def prepare(
     request: RunRequest,
+    custom: Sequence[Category],
+    binaries: PinnedBinaries,
     probe_file: ProbeFile,
     account: Account,
     directory: TraceDirectory,
     stack: ExitStack,
 ) -> Prepared:
-    """Open the binaries, leave out what is known to fail, load and attach.
+    """Leave out what is known to fail, load and attach.
 
     Args:
         request: What is asked for.
-        probe_file: The verified probe file.
+        custom: The custom probes.
+        binaries: The binaries of all others; closed when they are attached to.
+        probe_file: The probe file as it was signed.
         account: Whose run it is.
         directory: Where the trace goes.
         stack: Takes over what has to be stopped or closed.
@@ -200,13 +76,8 @@ def prepare(
             be created.
     """
     config = request.config
-    check_all_processes(config, account)
-    native, custom = split_off(probe_file)
-    limit_s = config.start_timeout_s * FILE_LIMIT_SHARE
-    binaries = PinnedBinaries(native, account, timeout_s=limit_s)
-    stack.callback(binaries.close)
-    known = KnownFailures(_status_database(config, probe_file), native, binaries)
     pinned, refused = binaries.usable()
+    known = KnownFailures(_status_database(config, probe_file), binaries)
     failures = [
         AttachFailure(item.category.name, function, item.reason)
         for item in refused

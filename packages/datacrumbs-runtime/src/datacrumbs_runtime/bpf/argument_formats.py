@@ -86,6 +86,8 @@ def function_values(
     Returns:
         The values, files first, and the labels of the arguments for which there is no room.
     """
+    if not arguments and not known_files:
+        return (), ()
     files: list[Value] = []
     others: list[Value] = []
     if known_files is not None:

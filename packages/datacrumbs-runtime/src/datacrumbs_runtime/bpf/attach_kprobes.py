@@ -73,12 +73,12 @@ def attach_functions(
         except KernelError as error:
             refused = [(target, str(error)) for target in waiting]
         for target, reason in refused:
-            reasons.setdefault(target.index, reason)
+            reasons.setdefault(target.function, reason)
         if len(refused) < len(waiting):
             used.append(tier)
         waiting = [target for target, _ in refused]
-    failed = {target.index: reasons[target.index] for target in waiting}
-    return failed | {target.index: reason for target, reason in unknown}, used
+    failed = {target.function: reasons[target.function] for target in waiting}
+    return failed | {target.function: reason for target, reason in unknown}, used
 
 
 def _once_each(targets: Sequence[KprobeTarget]) -> tuple[list[KprobeTarget], _Refused]:
@@ -145,7 +145,7 @@ def _link(
     return bpf_syscall.link_create_kprobe_multi(
         program,
         [each.symbol for each in part] if is_hidden else [each.address for each in part],
-        [target.index for target in part],
+        [target.function for target in part],
         session=session,
         at_return=at_return,
     )
@@ -193,7 +193,7 @@ def _attach_fentry(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]
         try:
             again = loaded.load_again(
                 dict.fromkeys(names),
-                {"dc_single_function": struct.pack("=I", target.index)},
+                {"dc_single_function": struct.pack("=I", target.function)},
                 dict.fromkeys(names, target.symbol),
             )
             made: list[int] = []
@@ -221,7 +221,7 @@ def _attach_tracefs(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget
         if not target.address:
             refused.append((target, "the kernel keeps the addresses of its functions to itself"))
         else:
-            loaded.share(target.address, target.index)
+            loaded.share(target.address, target.function)
             waiting.append(target)
 
     def attach(part: Sequence[KprobeTarget]) -> None:
@@ -275,7 +275,7 @@ def _attach_perf(loaded: Loaded, links: Links, targets: Sequence[KprobeTarget]) 
                 event = perf_events.open_probe(event_type, config, part[0].symbol.encode(), 0)
                 made.add(event)
                 made.add_of_kernel_functions(
-                    bpf_syscall.link_create_perf_event(programs[name].fd, event, part[0].index)
+                    bpf_syscall.link_create_perf_event(programs[name].fd, event, part[0].function)
                 )
         except OSError:
             made.close()

@@ -87,15 +87,15 @@ def attach_functions(
             links.take(made)
 
     by_binary: dict[str, list[Place]] = defaultdict(list)
-    names: dict[tuple[str, int], str] = {}
+    firsts: dict[tuple[str, int], UprobeTarget] = {}
     twice: dict[int, str] = {}
+    tells_apart = tier in _TELL_TWO_APART
     for target in targets:
-        is_new = (target.binary_path, target.file_offset) not in names
-        first = names.setdefault((target.binary_path, target.file_offset), target.name)
-        if is_new or tier in _TELL_TWO_APART:
-            by_binary[target.binary_path].append(Place(target.index, target.file_offset))
+        path, offset = target.binary_path, target.file_offset
+        if tells_apart or (first := firsts.setdefault((path, offset), target)) is target:
+            by_binary[path].append(Place(target.function, offset))
         else:
-            twice[target.index] = f"recorded as {first}: the same function"
+            twice[target.function] = f"recorded as {first.name}: the same function"
     return _attach_binaries(by_binary, attach, loaded, tier) | twice
 
 
@@ -113,7 +113,7 @@ def attach_usdt(
         for target in targets:
             if target.role == role:
                 by_binary[target.binary_path].append(
-                    Place(target.index, target.file_offset, target.semaphore)
+                    Place(target.function, target.file_offset, target.semaphore)
                 )
         if not by_binary:
             continue
@@ -213,8 +213,7 @@ def _attach_binary(
             refused += attach_or_bisect(part, attach_part)
         failed = {(place.function, place.offset) for place, _ in refused}
         for place in places if is_checked else ():
-            key = (place.function, place.offset)
-            instruction = slice(place.offset, place.offset + _INSTRUCTION_BYTES)
-            if probed[instruction] == original[instruction] and key not in failed:
+            begin, end = place.offset, place.offset + _INSTRUCTION_BYTES
+            if probed[begin:end] == original[begin:end] and (place.function, begin) not in failed:
                 refused.append((place, _DEAD))
     return refused

@@ -200,7 +200,8 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
         if registry.usdt:
             refusals |= attach_uprobes.attach_usdt(loaded, links, tier, registry.usdt)
     else:
-        missing = {one.index for one in registry.uprobes} | {one.index for one in registry.usdt}
+        missing = {one.function for one in registry.uprobes}
+        missing |= {one.function for one in registry.usdt}
         refusals |= dict.fromkeys(missing, chosen.refusals.get("uprobe", ""))
         unregistrable = dict.fromkeys(chosen.client_libraries, chosen.refusals.get("uprobe", ""))
     if chosen.kprobe_tiers:
@@ -210,7 +211,7 @@ def attach(loaded: Loaded, links: Links, chosen: Plan) -> AttachReport:
         refusals |= refused
         tiers["kprobe"] = ",".join(tier.value for tier in used or chosen.kprobe_tiers[:1])
     else:
-        missing = {target.index for target in registry.kprobes}
+        missing = {target.function for target in registry.kprobes}
         refusals |= dict.fromkeys(missing, chosen.refusals.get("kprobe", ""))
     if chosen.tracepoint_tier is not None:
         tiers["tracepoint"] = chosen.tracepoint_tier.value

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from datacrumbs_runtime.bpf.layout import FunctionFlag
 
-# Fortified, unlocked and standard-specific variants do what the plain function does.
-_VARIANT = re.compile(r"(?:__)?(?:isoc\d\d_)?(?P<plain>[a-z]+?)(?:64)?(?:_unlocked)?(?:_chk)?")
-
 _NULL_ERROR = FunctionFlag.NULL_ERROR
 _MINUS_ERROR = FunctionFlag.MINUS_ERROR | FunctionFlag.RET_INT
 _BYTES = FunctionFlag.BYTES
@@ -45,12 +42,16 @@ _FUNCTIONS: Mapping[str, StreamFunction] = {
     **dict.fromkeys(("rewind", "setbuf"), StreamFunction(FunctionFlag.NO_RETURN)),
 }
 
+# Fortified, unlocked and standard-specific variants do what the plain function does.
+_VARIANT = re.compile(
+    rf"(?:__)?(?:isoc\d\d_)?(?P<plain>{'|'.join(_FUNCTIONS)})(?:64)?(?:_unlocked)?(?:_chk)?"
+)
+
 
 def plain_name(symbol: str) -> str | None:
     """Return ``fread`` for ``__fread_unlocked_chk``; None for what is no stream function."""
     match = _VARIANT.fullmatch(symbol)
-    plain = match["plain"] if match else None
-    return plain if plain in _FUNCTIONS else None
+    return match["plain"] if match else None
 
 
 def stream_function(symbol: str) -> StreamFunction | None:

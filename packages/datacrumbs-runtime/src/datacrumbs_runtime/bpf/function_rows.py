@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,19 +50,16 @@ class PumpFunction(NamedTuple):
     values: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionRow:
+class FunctionRow(NamedTuple):
     """A recorded function.
 
     Attributes:
-        index: Its number in the map ``functions``, the attach cookie.
         category: Trace category.
         name: Name as in the probe file.
         row: struct dc_function.
         pump: How its calls are printed.
     """
 
-    index: int
     category: str
     name: str
     row: bytes
@@ -112,7 +108,6 @@ def unit_index(values: Sequence[Value], label: str | None) -> int:
 
 
 def function_row(
-    index: int,
     category: str,
     name: str,
     values: tuple[Value, ...],
@@ -135,4 +130,4 @@ def function_row(
         + packed
     )
     pump = PumpFunction(category, shown_as, extra, all_flags, lanes, bytes_argument, printed)
-    return FunctionRow(index, category, name, row, pump)
+    return FunctionRow(category, name, row, pump)

@@ -9,7 +9,6 @@ import errno
 import itertools
 import mmap
 import os
-import resource
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datacrumbs_runtime.beside import Beside
 from datacrumbs_runtime.bpf import bpf_syscall, layout, misses, profile_map
 from datacrumbs_runtime.bpf.libbpf import Map, Object, Program, possible_cpus
+from datacrumbs_runtime.bpf.links import in_threads
 from datacrumbs_runtime.bpf.rings import Ring, make_rings, ring_size
 from datacrumbs_runtime.bpf.session_functions import object_for_this_kernel
+from datacrumbs_runtime.bpf.soft_limits import raise_soft_limits
 from datacrumbs_runtime.errors import KernelError
 
 OBJECT_PATH = Path(__file__).with_name("datacrumbs.bpf.o")
@@ -78,19 +80,6 @@ class LoadSettings:
     places: int = 0
 
 
-def raise_soft_limits() -> None:
-    """Raise the soft limits that recording meets to the hard ones, as far as that is allowed."""
-    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_AS):
-        soft, hard = resource.getrlimit(limit)
-        if soft != hard:
-            with suppress(OSError, ValueError):
-                resource.setrlimit(limit, (hard, hard))
-    # Kernels before 5.11 count maps as locked memory; without the capability the limit stays.
-    with suppress(OSError, ValueError):
-        unlimited = resource.RLIM_INFINITY
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
-
-
 class Loaded:
     """The object in the kernel. Nothing is attached; :meth:`close` frees everything."""
 
@@ -112,6 +101,7 @@ class Loaded:
         self._memory: dict[str, mmap.mmap] = {}
         self.place_numbers = itertools.count()
         self.events: tuple[Ring, ...] = ()
+        self._putting_rings: Beside | None = None
         raise_soft_limits()
         try:
             self._object = self._open(settings.programs)
@@ -188,9 +178,14 @@ class Loaded:
             settings.ring_buffer_bytes,
             settings.ring_buffers_total_bytes,
         ):
-            key = struct.pack("=I", len(self.events))
             self.events += (ring,)
-            bpf_syscall.map_update(maps["events"].fd, key, struct.pack("=I", ring.fd))
+        # The kernel waits after each until no program runs.
+        rings = range(len(self.events))
+        self._putting_rings = Beside(lambda: in_threads(rings, self._put_ring))
+
+    def _put_ring(self, cpu: int) -> None:
+        key, value = struct.pack("=I", cpu), struct.pack("=I", self.events[cpu].fd)
+        bpf_syscall.map_update(self._object.maps["events"].fd, key, value)
 
     def _map_memory(self, name: str, source: Map) -> mmap.mmap:
         size = source.value_bytes * source.max_entries
@@ -256,6 +251,11 @@ class Loaded:
 
     @recording.setter
     def recording(self, wanted: bool) -> None:
+        if wanted and self._putting_rings is not None:
+            try:
+                self._putting_rings.wait()
+            except OSError as error:
+                raise KernelError(f"{self._object_path.name}: {error.strerror}") from error
         self._control.recording = int(wanted)
 
     def set_mode(self, function: int, mode: layout.Mode) -> None:
@@ -387,6 +387,9 @@ class Loaded:
 
     def close(self) -> None:
         """Free the programs and maps. What is still attached stays until its link is closed."""
+        if self._putting_rings is not None:
+            with suppress(OSError):
+                self._putting_rings.wait()
         self._control = layout.Control()
         for memory in self._memory.values():
             memory.close()

@@ -193,7 +193,6 @@ class _Builder:
         index = len(self._functions)
         self._functions.append(
             function_row(
-                index,
                 category.name,
                 name,
                 values,

@@ -39,7 +39,7 @@ def object_for_this_kernel(path: Path) -> bytes | None:
     Raises:
         KernelError: The kernel has no type information.
     """
-    if not _are_older():
+    if not are_older():
         return None
     try:
         data = bytearray(path.read_bytes())
@@ -54,7 +54,14 @@ def object_for_this_kernel(path: Path) -> bytes | None:
 
 
 @cache
-def _are_older() -> bool:
+def are_older() -> bool:
+    """Return whether the functions of the running kernel take nothing.
+
+    Takes some 10 ms the first time, in the library.
+
+    Raises:
+        KernelError: The kernel has no type information.
+    """
     types = Btf.of_kernel()
     try:
         function = types.find(next(iter(_FUNCTIONS)), BTF_KIND_FUNC)

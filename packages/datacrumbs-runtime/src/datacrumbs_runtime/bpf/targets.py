@@ -1,21 +1,21 @@
 """Where probes go: functions of programs, of the kernel, and places of USDT probes."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class UprobeTarget:
+class UprobeTarget(NamedTuple):
     """A function of a program or library.
 
     Attributes:
-        index: Its number in the map ``functions``.
+        function: Its number in the map ``functions``.
         name: Name as in the probe file.
         binary_path: The ELF file.
         file_offset: Where the probe goes, in bytes.
         symbol: Its symbol, for messages.
     """
 
-    index: int
+    function: int
     name: str
     binary_path: str
     file_offset: int
@@ -27,7 +27,7 @@ class UsdtTarget:
     """A place of a USDT probe.
 
     Attributes:
-        index: Its number in the map ``functions``.
+        function: Its number in the map ``functions``.
         name: Name of the function in the probe file.
         binary_path: The ELF file.
         file_offset: Where the probe goes, in bytes.
@@ -35,7 +35,7 @@ class UsdtTarget:
         role: ``entry`` or ``return`` of a pair, or ``instant``.
     """
 
-    index: int
+    function: int
     name: str
     binary_path: str
     file_offset: int
@@ -48,13 +48,13 @@ class KprobeTarget:
     """A function of the kernel.
 
     Attributes:
-        index: Its number in the map ``functions``.
+        function: Its number in the map ``functions``.
         name: Name as in the probe file.
         symbol: The kernel's symbol.
         address: Where it is in this kernel, 0 if that is not known.
     """
 
-    index: int
+    function: int
     name: str
     symbol: str
     address: int = 0

@@ -118,7 +118,7 @@ def command(
     _set_up_log(config, chosen, is_check=check)
 
     from datacrumbs_runtime import daemon
-    from datacrumbs_runtime.run_preparation import RunRequest
+    from datacrumbs_runtime.admission import RunRequest
 
     request = RunRequest(
         # Whoever opens it may work elsewhere, and so may whoever reads the status.
@@ -167,7 +167,7 @@ def _set_up_log(config: SiteConfig, run_id: str, *, is_check: bool) -> None:
         log_to_terminal(config.log_level)
         return
     check_run_id(service_run_id, "DATACRUMBS_SERVICE_RUN_ID")
-    from datacrumbs_runtime.run_preparation import FILE_LIMIT_SHARE, wanted_user
+    from datacrumbs_runtime.admission import FILE_LIMIT_SHARE, wanted_user
 
     account = wanted_user(config)
     user = account.user if account else config.install_user

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure
-from datacrumbs_runtime.custom.host import CustomProbe
-from datacrumbs_runtime.custom.plugin import read_plugin
-from datacrumbs_runtime.engine import Engine
 from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType
 from datacrumbs_runtime.schema.system_configuration import SystemConfiguration
+
+if TYPE_CHECKING:
+    from datacrumbs_runtime.custom.host import CustomProbe
+    from datacrumbs_runtime.engine import Engine
 
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
 
@@ -34,7 +36,7 @@ def forbidden(system: SystemConfiguration, *, is_switched_on: bool) -> str | Non
 
 def attach_custom(
     categories: Sequence[Category],
-    engine: Engine,
+    engine: "Engine",
     directory: Path,
     run_id: str,
     stack: ExitStack,
@@ -42,7 +44,7 @@ def attach_custom(
     mode: str,
     interval_s: float,
     timeout_s: float,
-) -> tuple[list[CustomProbe], list[AttachFailure]]:
+) -> tuple[list["CustomProbe"], list[AttachFailure]]:
     """Compile and attach custom probes; one that fails stops no other.
 
     Args:
@@ -58,6 +60,10 @@ def attach_custom(
     Returns:
         The probes that run, and the functions that are not recorded.
     """
+    # Most runs have none, and reading plugins needs more than all the rest here.
+    from datacrumbs_runtime.custom.host import CustomProbe
+    from datacrumbs_runtime.custom.plugin import read_plugin
+
     probes: list[CustomProbe] = []
     failures: list[AttachFailure] = []
     name = BPF_FILE_SYSTEM / f"datacrumbs-{run_id.replace('.', '_')}-processes"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 from datacrumbs_runtime.schema.setting_types import Scheduler
@@ -10,6 +9,8 @@ from datacrumbs_runtime.schema.setting_types import Scheduler
 
 def default_scheduler() -> str:
     """Return the scheduler whose programs are on this machine."""
+    import shutil
+
     search = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/bin", "/usr/local/bin"))
     for program, scheduler in (("flux", Scheduler.FLUX), ("sbatch", Scheduler.SLURM)):
         if shutil.which(program, path=search):

@@ -3,7 +3,6 @@
 Every function takes ``where``, the place that an error names in front of the key.
 """
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -15,8 +14,8 @@ MAX_OFFSET = (1 << 63) - 1
 
 
 def fail(where: str, key: str, what: str, hint: str | None = None) -> NoReturn:
-    """Raise the error about one key."""
-    raise ProbeFileError(f"{where}: {key}: {what}", hint=hint)
+    """Raise the error about one key, which may come from the file."""
+    raise ProbeFileError(f"{where}: {shown(key)}: {what}", hint=hint)
 
 
 def check_keys(entry: object, known: Collection[str], where: str) -> None:
@@ -25,9 +24,11 @@ def check_keys(entry: object, known: Collection[str], where: str) -> None:
         raise ProbeFileError(f"{where}: is not an object")
     for key in entry:
         if key not in known:
+            import difflib
+
             nearest = difflib.get_close_matches(str(key)[:64], known, 1)
             hint = f"did you mean {nearest[0]}?" if nearest else None
-            fail(where, shown(str(key)), "is not a key of probe files", hint)
+            fail(where, str(key), "is not a key of probe files", hint)
 
 
 def shown(name: str) -> str:

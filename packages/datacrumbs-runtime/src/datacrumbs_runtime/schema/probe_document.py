@@ -207,7 +207,11 @@ def _category(entry: Any, where: str, arguments: "_ArgumentReader") -> Category:
         placed_offsets=_by_function(entry, "placed_offsets", where, known, _placed_offset),
         provider=optional_text(entry, "provider", where),
         usdt_points=_by_function(
-            entry, "usdt_points", where, known | _span_names(known), _usdt_points
+            entry,
+            "usdt_points",
+            where,
+            known | _span_names(known) if "usdt_points" in entry else known,
+            _usdt_points,
         ),
         spans=_by_function(entry, "spans", where, known, _span),
         mode=mode,
@@ -274,12 +278,12 @@ def _by_function(
 
 
 def _return_type(value: Any, where: str, name: str) -> str:
-    check_text(value, where, shown(name))
+    check_text(value, where, name)
     return str(value)
 
 
 def _placed_offset(value: Any, where: str, name: str) -> int:
-    return number(value, where, shown(name))
+    return number(value, where, name)
 
 
 def _usdt_points(value: Any, where: str, name: str) -> tuple[UsdtPoint, ...]:
@@ -326,9 +330,9 @@ class _ArgumentReader:
 
     def _read(self, value: Any, where: str, name: str, most: int) -> tuple[Argument, ...]:
         if not isinstance(value, list):
-            fail(where, shown(name), "is not a list")
+            fail(where, name, "is not a list")
         if len(value) > most:
-            fail(where, shown(name), f"has more than {most} arguments")
+            fail(where, name, f"has more than {most} arguments")
         return tuple([self._argument(entry, where, name) for entry in value])
 
     def _argument(self, entry: Any, where: str, name: str) -> Argument:

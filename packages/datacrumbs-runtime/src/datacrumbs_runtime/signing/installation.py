@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.schema.site_config import SiteConfig, site_of
@@ -15,10 +16,10 @@ from datacrumbs_runtime.schema.system_configuration import (
     read_system_configuration,
 )
 from datacrumbs_runtime.signing.accounts import user_name
-from datacrumbs_runtime.signing.keys import load_keys
-from datacrumbs_runtime.signing.policy import Policy
-from datacrumbs_runtime.signing.policy_file import read_policy
-from datacrumbs_runtime.signing.request import Signer
+
+if TYPE_CHECKING:
+    from datacrumbs_runtime.signing.policy import Policy
+    from datacrumbs_runtime.signing.request import Signer
 
 DEFAULT_RUN_DIR = Path("/var/run/datacrumbs")
 SOCKET_NAME = "datacrumbs-sign-probes.sock"
@@ -68,7 +69,7 @@ def installed_config(prefix: Path) -> SiteConfig | None:
     return read_system_configuration(path).with_environment(os.environ)
 
 
-def signer_source(paths: SigningPaths, site: str | None) -> Callable[[], Signer]:
+def signer_source(paths: SigningPaths, site: str | None) -> "Callable[[], Signer]":
     """Return a function that puts together what signs, as the files are when it is called.
 
     The policy is read again when its file changed; keys are read for each signature.
@@ -80,6 +81,11 @@ def signer_source(paths: SigningPaths, site: str | None) -> Callable[[], Signer]
     Raises:
         ConfigurationError: There is no installation.
     """
+    # Only for those who sign.
+    from datacrumbs_runtime.signing.keys import load_keys
+    from datacrumbs_runtime.signing.policy_file import read_policy
+    from datacrumbs_runtime.signing.request import Signer
+
     hostname = platform.node()
     try:
         install_user = user_name(paths.data_dir.stat().st_uid)
@@ -89,7 +95,7 @@ def signer_source(paths: SigningPaths, site: str | None) -> Callable[[], Signer]
         ) from error
     known: dict[tuple[int, ...] | None, Policy] = {}
 
-    def current() -> Signer:
+    def current() -> "Signer":
         version = _version(paths.policy)
         if version not in known:
             policy = read_policy(paths.policy)

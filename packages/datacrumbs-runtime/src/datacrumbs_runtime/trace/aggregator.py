@@ -95,10 +95,8 @@ class Aggregator:
             first.setdefault((function.category, function.name), index)
             for index, function in enumerate(functions)
         ]
-        self._heads = [
-            json_line({"name": function.name, "cat": function.category, "ph": "C"})[:-2]
-            for function in functions
-        ]
+        # How the lines of a function begin; of thousands only some are called.
+        self._heads: dict[int, bytes] = {}
         self._host_hash = host_hash.encode()
         self._interval: dict[tuple[int, int], _Sums] = {}
         self._total: dict[int, _Sums] = {}
@@ -143,6 +141,14 @@ class Aggregator:
         self._interval.clear()
         return b"".join(lines)
 
+    def _head(self, function: int) -> bytes:
+        head = self._heads.get(function)
+        if head is None:
+            named = self._functions[function]
+            line = json_line({"name": named.name, "cat": named.category, "ph": "C"})
+            head = self._heads[function] = line[:-2]
+        return head
+
     def _line(self, function: int, process: int, sums: _Sums, tail: bytes) -> bytes:
         # There can be hundreds of thousands a second: json.dumps() takes four times as long.
         histogram = b"".join(
@@ -152,7 +158,7 @@ class Aggregator:
             b'%s,"pid":%d,"tid":%d,"hhash":"%s","args":{"count":%d,"errors":%d,"time_ns":%d,'
             b'"min_ns":%d,"max_ns":%d,"bytes":%d%s}%s'
         ) % (
-            self._heads[function],
+            self._head(function),
             process,
             process,
             self._host_hash,
