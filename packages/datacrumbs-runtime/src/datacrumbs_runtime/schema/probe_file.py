@@ -20,6 +20,9 @@ from datacrumbs_runtime.errors import ProbeFileError
 
 FORMAT_VERSION = 1
 MAX_DOCUMENT_BYTES = 64 << 20
+# Decoded, an empty list takes 30 times the room of its two bytes. 16384 functions of which all have
+# six arguments are 750,000 values.
+MAX_DOCUMENT_VALUES = 2_000_000
 MAX_ARGUMENTS = 6
 # Of a tracepoint, whose values do not travel in registers: what one record of a call has room for,
 # and the result of a span.
@@ -237,6 +240,8 @@ def document_from_bytes(
                 data = stream.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise ProbeFileError(f"{where}: larger than {max_bytes >> 20} MiB")
+        if sum(map(data.count, (b",", b"{", b"["))) > MAX_DOCUMENT_VALUES:
+            raise ProbeFileError(f"{where}: more than {MAX_DOCUMENT_VALUES} values")
         document = json.loads(data)
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ProbeFileError(
