@@ -68,11 +68,11 @@ class Links:
             of_events: Ask anew about events of tracefs, for which the kernel waits until nobody
                 changes an event; else they count as when it was asked last. It is in closing.
         """
+        if of_events:
+            self._ask_events()
         with self._lock:
             for link, missed in self._missed.items():
                 self._missed[link] = link_misses(link) or missed
-            if of_events:
-                self._ask_events()
             return self._missed_before + sum(self._missed.values()) + self._missed_of_events
 
     def close(self) -> None:
@@ -85,9 +85,8 @@ class Links:
             with expedited_grace_periods() if is_slow else nullcontext():
                 in_threads(descriptors, self._detach)
         finally:
-            with self._lock:
-                self._ask_events()
-                events, self._events = self._events, []
+            self._ask_events()
+            events, self._events = self._events, []
             in_threads(events, SharedEvent.remove)
 
     def _detach(self, descriptor: int) -> None:
@@ -97,12 +96,13 @@ class Links:
         os.close(descriptor)
 
     def _ask_events(self) -> None:
+        # Without the lock: others must not wait as well.
         if not self._events:
             return
         try:
             self._missed_of_events = missed_of_events(self._events)
         except (OSError, KernelError) as error:
-            logger.warning("what the kernel missed is not known: %s", error)
+            logger.warning("calls that the kernel missed are not counted: %s", error)
 
 
 def in_threads(
