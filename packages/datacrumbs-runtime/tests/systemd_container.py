@@ -122,11 +122,12 @@ class Container:
 
 
 @contextmanager
-def booted(*options: str) -> Iterator[Container]:
+def booted(*options: str, settings: Sequence[str] = ()) -> Iterator[Container]:
     """Have a container in a block; a test that asks for it is skipped where there can be none.
 
     Args:
         options: For the container engine, besides those that are always needed.
+        settings: ``KEY=VALUE`` of the installation, where it differs from the defaults.
     """
     if os.geteuid() != 0 or not has_docker():
         pytest.skip("needs root and a docker engine")
@@ -140,6 +141,7 @@ def booted(*options: str) -> Iterator[Container]:
             [
                 *(sys.executable, "-c", BOOTSTRAP, "--prefix", str(container.prefix), "--quiet"),
                 *("--python", "/usr/bin/python3"),
+                *(f"--set={setting}" for setting in settings),
             ],
             check=True,
             timeout=600,

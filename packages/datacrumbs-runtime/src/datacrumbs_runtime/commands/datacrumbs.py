@@ -28,6 +28,10 @@ from datacrumbs_runtime.service_log import log_path, log_to_file, log_to_termina
 
 logger = logging.getLogger(__name__)
 
+# What is logged behind an error, wherever that is logged.
+_HINT = logging.ERROR + 1
+logging.addLevelName(_HINT, "HINT")
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 # Settings of the site that one run may have differently.
@@ -115,6 +119,8 @@ def command(
     )
     config = _with_options(system.with_environment(os.environ), options)
     chosen = choose_run_id(run_id, os.environ, config.job_id_var, datetime.now().astimezone())
+    if not probe_file:
+        raise _no_probe_file(config, chosen)
     _set_up_log(config, chosen, is_check=check)
 
     from datacrumbs_runtime import daemon
@@ -144,8 +150,16 @@ def command(
         # Both the run's log and the journal shall have it.
         logger.error("%s", error)  # noqa: TRY400  expected: no traceback
         if error.hint:
-            logger.error("hint: %s", error.hint)  # noqa: TRY400
+            logger.log(_HINT, "%s", error.hint)
         return error.exit_status
+
+
+def _no_probe_file(config: SiteConfig, run_id: str) -> UsageError:
+    """Return what is wrong when a unit was started without its environment."""
+    environment = config.server_run_dir / f"datacrumbs-{run_id}.env"
+    message = "no probe file"
+    sd_notify(f"STATUS={message}")
+    return UsageError(message, hint=f"write DATACRUMBS_PROBE_FILE=/PATH into {environment}")
 
 
 def _with_options(config: SiteConfig, options: dict[str, str | None]) -> SiteConfig:
