@@ -187,10 +187,11 @@ def respond(device: int, files: FileSystem, request: bytes, order: str) -> None:
 
 
 def main() -> None:
-    """Mount, say so, and answer: TARGET ORDERS."""
-    target, orders = sys.argv[1:]
+    """Mount, say so, and answer: TARGET ORDERS UID."""
+    target, orders, uid = sys.argv[1:]
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    options = f"fd={device},rootmode=40000,user_id={uid},group_id=0"
+    options += ",allow_other,default_permissions"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"faulty", os.fsencode(target), b"fuse", 6, options.encode()) != 0:
         number = ctypes.get_errno()
@@ -220,12 +221,12 @@ class Mounted:
 
 
 @contextmanager
-def mounted(path: Path) -> Iterator[Mounted]:
-    """Have it mounted in a block; whoever still waits afterwards gets an error."""
+def mounted(path: Path, uid: int = 0) -> Iterator[Mounted]:
+    """Have it mounted for a user in a block; whoever still waits afterwards gets an error."""
     orders = path.with_name(f"{path.name}.orders")
     orders.write_text("")
     server = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, path, orders], stdout=subprocess.PIPE
+        [sys.executable, "-I", "-S", __file__, path, orders, str(uid)], stdout=subprocess.PIPE
     )
     assert server.stdout is not None
     try:

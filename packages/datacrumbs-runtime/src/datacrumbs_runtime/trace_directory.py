@@ -8,6 +8,7 @@ somebody else controls.
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from datacrumbs_runtime.signing.accounts import Account
 Result = TypeVar("Result")
 
 MAX_LINKS = 40
+MOUNTS = Path("/proc/self/mountinfo")
+_MOUNTED_BY = re.compile(r"(?:^|,)user_id=([0-9]+)(?:,|$)")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT_MAY_NOT = frozenset({errno.EACCES, errno.EPERM})
 
@@ -61,6 +64,7 @@ class TraceDirectory:
         self.path = path
         self.account = account
         self._is_users = False
+        self._trusted_device = -1
 
     def open(self) -> int:
         """Return a descriptor of the directory, which is made if it is missing.
@@ -71,6 +75,7 @@ class TraceDirectory:
         """
         waiting = list(reversed(self.path.parts[1:]))
         self._is_users = False
+        self._trusted_device = -1
         links = 0
         fd = os.open("/", _DIRECTORY)
         try:
@@ -150,3 +155,17 @@ class TraceDirectory:
         status = os.fstat(fd)
         others_write = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
         self._is_users = self._is_users or status.st_uid != 0 or bool(others_write)
+        if not self._is_users and status.st_dev != self._trusted_device:
+            # Behind it is a program of the user's, which says of files what it likes.
+            self._is_users = _mounted_by_a_user(status.st_dev)
+            self._trusted_device = status.st_dev
+
+
+def _mounted_by_a_user(device: int) -> bool:
+    """Return whether a file system is one that somebody else than root mounted (FUSE)."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in MOUNTS.read_text(errors="replace").splitlines():
+        fields = line.split(" ")
+        if fields[2] == number and (user := _MOUNTED_BY.search(fields[-1])) is not None:
+            return user[1] != "0"
+    return False
