@@ -158,11 +158,11 @@ def test_offsets_are_those_that_the_kernel_uses() -> None:
 
 
 def test_sixty_paths_take_less_than_a_blink() -> None:
-    begin = time.perf_counter()
+    begin_s = time.process_time()
     with KernelTypes() as types:
         for _ in range(20):
             types.resolve("sched_process_exec", 0, "->mm->exe_file->f_inode->i_ino")
             types.resolve("sched_process_fork", 1, "->group_leader->tgid")
             types.resolve("sched_process_exit", 0, "->real_parent->pid")
-    # 100 ms are wanted; ten times as much on a machine that is busy with something else.
-    assert time.perf_counter() - begin < 1
+    # 100 ms are wanted. Of the processor alone: the machine may be busy with something else.
+    assert time.process_time() - begin_s < 1

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S
 
 from datacrumbs_runtime.errors import TraceError
 from datacrumbs_runtime.signing.accounts import account_of_uid
@@ -25,7 +26,7 @@ AT_ONCE = WriterSettings(member_bytes=1, retry_s=0.0, last_wait_s=60.0)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and chown need root")
 
 
-def settle(writer: TraceWriter, timeout_s: float = 30.0) -> None:
+def settle(writer: TraceWriter, timeout_s: float = HANG_S) -> None:
     """Poll until nothing waits to be written."""
     end_s = time.monotonic() + timeout_s
     writer.poll()
@@ -226,7 +227,7 @@ def test_a_full_disk_makes_members_wait(small_disk: Path, caplog: pytest.LogCapt
         for seed in range(20):
             written += calls(500, seed)
             writer.write(calls(500, seed))
-        end_s = time.monotonic() + 30
+        end_s = time.monotonic() + HANG_S
         while not caplog.records and time.monotonic() < end_s:
             writer.poll()
         assert writer.counters().waiting_bytes > 0

@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from waiting import HANG_S
 
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
@@ -79,7 +80,7 @@ class Site:
                     stderr=log,
                     text=True,
                 )
-            ready, _, _ = select.select([manager], [], [], 20)
+            ready, _, _ = select.select([manager], [], [], HANG_S)
             assert ready, self.log()
             assert b"READY=1" in manager.recv(4096)
         notify.unlink()
@@ -87,7 +88,7 @@ class Site:
     def stop(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
+        status = self.process.wait(HANG_S)
         self.process = None
         return status
 
@@ -104,7 +105,7 @@ class Site:
         *,
         groups: tuple[int, ...] = (),
         relay: Path | None = None,
-        timeout_s: int = 30,
+        timeout_s: int = int(HANG_S),
     ) -> "subprocess.CompletedProcess[bytes]":
         """Hand a request to the signer as a user does."""
         return subprocess.run(
@@ -116,10 +117,10 @@ class Site:
             extra_groups=list(groups),
             cwd="/",
             check=False,
-            timeout=120,
+            timeout=2 * HANG_S,
         )
 
-    def relay_command(self, relay: Path | None = None, timeout_s: int = 30) -> list[str]:
+    def relay_command(self, relay: Path | None = None, timeout_s: int = int(HANG_S)) -> list[str]:
         socket_path = str(self.paths.socket)
         return [
             str(relay or self.paths.relay),
@@ -147,10 +148,3 @@ class Site:
         path = self.root / name
         path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
         return path
-
-
-def wait_until(condition: Any, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,13 +237,11 @@ def test_public_key_is_not_a_secret_to_sign_with() -> None:
 def test_fifo_directory_and_missing_file_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     cases = {"fifo": "not a regular file", ".": "not a regular file", "x": "No such file"}
-    started = time.monotonic()
     for name, message in cases.items():
         with pytest.raises(SigningError, match=message):
             open_regular_file(str(tmp_path / name))
     with pytest.raises(SigningError, match="null byte"):
         open_regular_file("/tmp/x\0y")
-    assert time.monotonic() - started < 5
 
 
 def test_gzip_bomb_is_refused() -> None:
