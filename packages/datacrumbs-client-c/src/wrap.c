@@ -10,8 +10,10 @@
 #include "message.h"
 #include "prefix.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -161,6 +163,44 @@ static int nobody_listens(void *library)
 	return start && sizeof(untouched) > 1 && !memcmp(start, untouched, sizeof(untouched));
 }
 
+/*
+ * Whose a run is, the owner of its status file says. Returns whether the runs that are ready are
+ * all somebody else's; without any, or where that cannot be seen, as in a container, 0.
+ */
+static int only_others_listen(void)
+{
+	static const char ready[] = ".ready", status_file[] = ".json";
+	DIR *directory = opendir(DC_RUN_DIR);
+	const struct dirent *entry;
+	int others = 0, ours = 0;
+
+	if (!directory)
+		return 0;
+	while (!ours && (entry = readdir(directory))) {
+		size_t length = strlen(entry->d_name), stem = length - strlen(ready);
+		char name[sizeof(entry->d_name) + sizeof(status_file)];
+		struct stat status;
+
+		if (length <= strlen(ready) || strcmp(entry->d_name + stem, ready))
+			continue;
+		memcpy(name, entry->d_name, stem);
+		memcpy(name + stem, status_file, sizeof(status_file));
+		ours = fstatat(dirfd(directory), name, &status, AT_SYMLINK_NOFOLLOW) ||
+		       status.st_uid == getuid();
+		others = 1;
+	}
+	closedir(directory);
+	return others && !ours;
+}
+
+static void warn_if_not_recorded(void *library)
+{
+	if (nobody_listens(library))
+		dc_say("warning", "no daemon is listening on this node, nothing is recorded");
+	else if (only_others_listen())
+		dc_say("warning", "all runs on this node are other users', nothing is recorded");
+}
+
 /* Loading the library calls datacrumbs_start() in its constructor: that registers us. */
 static void register_and_preload(const struct options *options)
 {
@@ -184,8 +224,8 @@ static void register_and_preload(const struct options *options)
 		dc_say("error", "%s", dlerror());
 		exit(1);
 	}
-	if (nobody_listens(library) && !options->quiet)
-		dc_say("warning", "no daemon is listening on this node, nothing is recorded");
+	if (!options->quiet)
+		warn_if_not_recorded(library);
 	if (strpbrk(path, ": ")) {
 		/* ld.so would take the path apart. We are registered, which is inherited. */
 		if (!options->quiet)
