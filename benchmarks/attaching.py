@@ -1,14 +1,16 @@
 """How long it takes to attach to the functions of a library, to start, and to let go again."""
 
+import itertools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from benchmarks import workloads
-from benchmarks.rows import Row, median
+from benchmarks.rows import Row
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
 from datacrumbs_utils.discovery import elf
@@ -26,24 +28,29 @@ BUDGETS = {
 _CHILD = "benchmarks.attaching_child"
 
 
-def _functions(library: Path) -> list[tuple[str, int]]:
-    return [
-        (each.symbol, each.file_offset)
+def many_functions(scratch: Path) -> dict[int, Category]:
+    """Compile a library of many functions; return, by number, that many of them to probe."""
+    library = workloads.many_functions(scratch, MOST)
+    offsets = {
+        each.symbol: each.file_offset
         for each in elf.functions(library)
         if each.symbol.startswith("dc_many_") and each.file_offset is not None
-    ]
+    }
+    return {
+        count: Category(
+            ProbeType.UPROBE,
+            "many",
+            tuple(offsets)[:count],
+            binary_path=str(library),
+            placed_offsets=dict(itertools.islice(offsets.items(), count)),
+        )
+        for count in sorted(PUBLISHED_MS)
+    }
 
 
-def _probe_file(scratch: Path, library: Path, functions: list[tuple[str, int]]) -> Path:
-    category = Category(
-        ProbeType.UPROBE,
-        "many",
-        tuple(name for name, _ in functions),
-        binary_path=str(library),
-        placed_offsets=dict(functions),
-    )
+def _probe_file(scratch: Path, category: Category) -> Path:
     summary = Summary("", "many.json", "localhost", "root", "root")
-    path = scratch / f"many-{len(functions)}.json"
+    path = scratch / f"many-{len(category.functions)}.json"
     path.write_text(json.dumps(document_from_probe_file(ProbeFile(summary, (category,)))))
     return path
 
@@ -68,10 +75,8 @@ def _run(probe_file: Path, scratch: Path) -> dict[str, float]:
 def measure(scratch: Path, *, seconds: float, repeats: int) -> Iterator[Row]:
     """Yield the rows for all numbers of functions."""
     del seconds
-    functions = _functions(workloads.many_functions(scratch, MOST))
-    library = scratch / "libmany.so"
     files = {
-        count: _probe_file(scratch, library, functions[:count]) for count in sorted(PUBLISHED_MS)
+        count: _probe_file(scratch, category) for count, category in many_functions(scratch).items()
     }
     runs: dict[int, list[dict[str, float]]] = {count: [] for count in files}
     for _ in range(repeats + 1):

@@ -1,8 +1,9 @@
 """Run one program under several tracers, in turns, so that a slow moment meets all of them."""
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
-from benchmarks.rows import Row, median
+from benchmarks.rows import Row
 from benchmarks.tracers import Command, Tracer
 
 
@@ -17,7 +18,7 @@ def interleaved(
             if tracer.name in trouble:
                 continue
             try:
-                values.setdefault(tracer.name, []).append(tracer.run(command).ns_per_call)
+                values.setdefault(tracer.name, []).append(tracer.run(command))
             except (RuntimeError, OSError) as error:
                 trouble[tracer.name] = str(error)
     results = {name: (median(measured), "") for name, measured in values.items() if measured}

@@ -1,7 +1,6 @@
 """The node daemon: how fast it is ready and gone, and what its modes cost recorded programs."""
 
 import gzip
-import json
 import os
 import platform
 import pwd
@@ -10,22 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
-from benchmarks import attaching, workloads
-from benchmarks.rows import Row, median
-from datacrumbs_runtime.schema.probe_document import document_from_probe_file
-from datacrumbs_runtime.schema.probe_file import (
-    Category,
-    ProbeFile,
-    ProbeType,
-    Summary,
-    canonical_bytes,
-)
+from benchmarks import attaching
+from benchmarks.rows import Row
+from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
 from datacrumbs_runtime.schema.site_config import site_of
 from datacrumbs_runtime.signing.keys import create_key, load_keys
+from datacrumbs_runtime.signing.request import signed_bytes
 from datacrumbs_runtime.system_config import create_system_configuration, planned_configuration
 
 TITLE = "the node daemon"
@@ -38,7 +32,7 @@ SYSCALLS = Category(
     "POSIX",
     ("openat", "close", "read", "write", "pread64", "pwrite64", "fsync"),
 )
-# Files per process: each process writes its own file in pieces of one size.
+# Writes a file in pieces of one size and prints the nanoseconds that it took.
 WRITE = """
 import os, sys, time
 path, size, calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -76,18 +70,14 @@ class _Site:
         for name in ("bin", "lib"):
             (self.prefix / name).symlink_to(build / name)
 
-    def signed(self, categories: Sequence[Category], path: Path) -> Path:
+    def signed(self, category: Category, path: Path) -> Path:
         host = platform.node()
         user = pwd.getpwuid(os.geteuid()).pw_name
         summary = Summary(
             "/bench.yaml", str(path), host, user, user, os.geteuid(), site_of(host), 1, 1 << 40
         )
-        document = document_from_probe_file(ProbeFile(summary, tuple(categories)))
         key = load_keys(self.data_dir).signing_key("hmac-sha256")
-        document |= {"checksum_algorithm": key.algorithm, "key_id": key.key_id}
-        document.pop("checksum", None)
-        document["checksum"] = key.sign(canonical_bytes(document))
-        path.write_bytes(gzip.compress(json.dumps(document).encode(), 1))
+        path.write_bytes(gzip.compress(signed_bytes(ProbeFile(summary, (category,)), key), 1))
         return path
 
     @contextmanager
@@ -106,9 +96,9 @@ class _Site:
                     raise SystemExit("benchmarks: error: the daemon did not start")
                 time.sleep(0.0005)
             figures["ready_ms"] = (time.perf_counter() - begin) * 1e3
-            statm = Path(f"/proc/{daemon.pid}/status").read_text()
-            figures["anonymous_mib"] = _kib(statm, "RssAnon") / 1024
-            figures["rss_mib"] = _kib(statm, "VmRSS") / 1024
+            status = Path(f"/proc/{daemon.pid}/status").read_text()
+            figures["anonymous_mib"] = _kib(status, "RssAnon") / 1024
+            figures["rss_mib"] = _kib(status, "VmRSS") / 1024
             yield figures
             begin = time.perf_counter()
             daemon.send_signal(signal.SIGTERM)
@@ -131,20 +121,11 @@ def measure(scratch: Path, *, seconds: float, repeats: int) -> Iterator[Row]:
 
 
 def _starts(site: _Site, scratch: Path, repeats: int) -> Iterator[Row]:
-    functions = attaching._functions(workloads.many_functions(scratch, attaching.MOST))
-    runs: dict[int, list[dict[str, float]]] = {}
-    files = {}
-    for count in sorted(attaching.PUBLISHED_MS):
-        chosen = functions[:count]
-        category = Category(
-            ProbeType.UPROBE,
-            "many",
-            tuple(name for name, _ in chosen),
-            binary_path=str(scratch / "libmany.so"),
-            placed_offsets=dict(chosen),
-        )
-        files[count] = site.signed([category], scratch / f"many-{count}.json.gz")
-        runs[count] = []
+    files = {
+        count: site.signed(category, scratch / f"many-{count}.json.gz")
+        for count, category in attaching.many_functions(scratch).items()
+    }
+    runs: dict[int, list[dict[str, float]]] = {count: [] for count in files}
     for _ in range(repeats + 1):
         for count, path in files.items():
             with site.running(path) as figures:
@@ -178,14 +159,14 @@ def _starts(site: _Site, scratch: Path, repeats: int) -> Iterator[Row]:
 
 
 def _modes(site: _Site, scratch: Path, seconds: float, repeats: int) -> Iterator[Row]:
-    probes = site.signed([SYSCALLS], scratch / "syscalls.json.gz")
+    probes = site.signed(SYSCALLS, scratch / "syscalls.json.gz")
     modes: dict[str, tuple[str, ...] | None] = {
         "no daemon": None,
         "trace": ("--mode", "trace", "--throttle-calls-per-s", "0"),
         "profile": ("--mode", "profile"),
     }
     wrap = str(site.prefix / "bin/datacrumbs_wrap")
-    for size, text in ((MIB, "1 MiB pwrite, a file per process"), (4096, "4 KiB pwrite")):
+    for size, text in ((MIB, "1 MiB pwrite"), (4096, "4 KiB pwrite")):
         calls = max(int(seconds * (4_000 if size == MIB else 400_000)), 100)
         times: dict[str, list[float]] = {mode: [] for mode in modes}
         for _ in range(repeats):

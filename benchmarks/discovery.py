@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from benchmarks import tracers
-from benchmarks.rows import Row, median
+from benchmarks.rows import Row
 from datacrumbs_runtime.errors import DatacrumbsError
 from datacrumbs_utils.discovery import elf, libraries, placement
 

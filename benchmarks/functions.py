@@ -36,7 +36,7 @@ def probes_of(scratch: Path, library: Path, regex: str) -> Path:
 
 def _bystander(scratch: Path, probes: Path) -> tracers.Tracer:
     # Somebody else is recorded with the same probes; the measured program is not.
-    def run(command: tracers.Command) -> tracers.Outcome:
+    def run(command: tracers.Command) -> float:
         output = scratch / "bystander.pfw.gz"
         output.unlink(missing_ok=True)
         recorder = subprocess.Popen(
@@ -51,7 +51,7 @@ def _bystander(scratch: Path, probes: Path) -> tracers.Tracer:
         try:
             if not recorder.stdout.readline():
                 raise RuntimeError("datacrumbs_record did not start")
-            return tracers.outcome_of(command)
+            return tracers.ns_per_call(command)
         finally:
             recorder.communicate(timeout=30)
 

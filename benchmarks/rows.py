@@ -1,8 +1,7 @@
 """One measured figure, and the table of them."""
 
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -36,11 +35,6 @@ class Row:
     budget: str = ""
     kept: bool | None = None
     note: str = ""
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median of at least one value."""
-    return statistics.median(values)
 
 
 def _number(value: float | None) -> str:

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from benchmarks import tracers
-from benchmarks.rows import Row, median
+from benchmarks.rows import Row
 from datacrumbs_runtime.schema.probe_document import document_from_probe_file
 from datacrumbs_runtime.schema.probe_file import (
     DEFAULT_MAX_FUNCTIONS,

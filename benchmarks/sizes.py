@@ -4,9 +4,10 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from benchmarks import tracers, workloads
-from benchmarks.rows import Row, median
+from benchmarks.rows import Row
 from benchmarks.system_calls import FILE_DIRECTORY
 
 TITLE = "size of traces, events lost"

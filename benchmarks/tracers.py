@@ -15,19 +15,9 @@ from datacrumbs_runtime.bpf import bpf_syscall
 from datacrumbs_runtime.bpf.libbpf import Object
 
 TIMEOUT_S = 300
-UPROBE_SESSION = 57
-UPROBE_MULTI = 48
-_RESULT = re.compile(r"^([0-9.]+) ([0-9]+)$", re.MULTILINE)
+_RESULT = re.compile(r"^([0-9.]+) [0-9]+$", re.MULTILINE)
 
 Command = list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a measured program printed: nanoseconds per call, and calls."""
-
-    ns_per_call: float
-    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +26,17 @@ class Tracer:
 
     Attributes:
         name: How the table calls it.
-        run: Runs a command and returns what it printed.
+        run: Runs a measured program and returns nanoseconds per call.
         missing: Why it cannot be used here; empty: it can.
     """
 
     name: str
-    run: Callable[[Command], Outcome]
+    run: Callable[[Command], float]
     missing: str = ""
 
 
-def outcome_of(command: Command, env: dict[str, str] | None = None) -> Outcome:
-    """Run a command and find the measured program's line in its output.
+def ns_per_call(command: Command, env: dict[str, str] | None = None) -> float:
+    """Run a command and return the nanoseconds per call that the measured program printed.
 
     Raises:
         RuntimeError: It failed or printed no such line.
@@ -57,7 +47,7 @@ def outcome_of(command: Command, env: dict[str, str] | None = None) -> Outcome:
     found = _RESULT.search(done.stdout)
     if not found:
         raise RuntimeError(f"{command[0]}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return Outcome(float(found[1]), int(found[2]))
+    return float(found[1])
 
 
 def beside(name: str) -> str:
@@ -68,23 +58,23 @@ def beside(name: str) -> str:
 
 def bare() -> Tracer:
     """No tracer at all."""
-    return Tracer("bare", outcome_of)
+    return Tracer("bare", ns_per_call)
 
 
 def _wrapped(name: str, prefix: Command, program: str) -> Tracer:
     missing = "" if shutil.which(program) else f"{program} is not installed"
-    return Tracer(name, lambda command: outcome_of([*prefix, *command]), missing)
+    return Tracer(name, lambda command: ns_per_call([*prefix, *command]), missing)
 
 
 def datacrumbs(scratch: Path, probes: str, *options: str, name: str = "datacrumbs") -> Tracer:
     """``datacrumbs_record``, writing its trace to the scratch directory."""
     record = beside("datacrumbs_record")
 
-    def run(command: Command) -> Outcome:
+    def run(command: Command) -> float:
         output = scratch / "datacrumbs.pfw.gz"
         output.unlink(missing_ok=True)
         prefix = [record, "--quiet", "--probes", probes, "--output", str(output), *options]
-        return outcome_of([*prefix, "--", *command])
+        return ns_per_call([*prefix, "--", *command])
 
     return Tracer(name, run)
 
@@ -93,8 +83,8 @@ def bpftrace(name: str, script: str) -> Tracer:
     """Bpftrace with a script; ``cpid`` in it is the measured program."""
     missing = "" if shutil.which("bpftrace") else "bpftrace is not installed"
 
-    def run(command: Command) -> Outcome:
-        return outcome_of(["bpftrace", "-e", script, "-c", " ".join(command)])
+    def run(command: Command) -> float:
+        return ns_per_call(["bpftrace", "-e", script, "-c", " ".join(command)])
 
     return Tracer(name, run, missing)
 
@@ -118,7 +108,7 @@ def dftracer(scratch: Path) -> Tracer:
         folder = Path(found.submodule_search_locations[0])
         library = next(folder.rglob("libdftracer_preload.so"), None)
 
-    def run(command: Command) -> Outcome:
+    def run(command: Command) -> float:
         environment = dict(
             os.environ,
             LD_PRELOAD=str(library),
@@ -128,7 +118,7 @@ def dftracer(scratch: Path) -> Tracer:
             DFTRACER_DATA_DIR="all",
             DFTRACER_INC_METADATA="1",
         )
-        return outcome_of(command, environment)
+        return ns_per_call(command, environment)
 
     return Tracer("dftracer preload", run, "" if library else "dftracer is not installed (PyPI)")
 
@@ -136,8 +126,8 @@ def dftracer(scratch: Path) -> Tracer:
 @contextmanager
 def _floor(object_path: Path, attach: Callable[[Object], list[int]]) -> Iterator[None]:
     floor = Object(object_path)
-    floor.programs["floor_uprobe_session"].set_attach_type(UPROBE_SESSION)
-    floor.programs["floor_uprobe_entry"].set_attach_type(UPROBE_MULTI)
+    floor.programs["floor_uprobe_session"].set_attach_type(bpf_syscall.ATTACH_UPROBE_SESSION)
+    floor.programs["floor_uprobe_entry"].set_attach_type(bpf_syscall.ATTACH_UPROBE_MULTI)
     floor.load()
     links = attach(floor)
     try:
@@ -155,9 +145,9 @@ def system_call_floor(object_path: Path) -> Tracer:
         names = ("floor_sys_enter", "floor_sys_exit")
         return [bpf_syscall.raw_tracepoint_open(floor.programs[name].fd, None) for name in names]
 
-    def run(command: Command) -> Outcome:
+    def run(command: Command) -> float:
         with _floor(object_path, attach):
-            return outcome_of(command)
+            return ns_per_call(command)
 
     return Tracer("empty programs", run)
 
@@ -172,8 +162,8 @@ def function_floor(object_path: Path, library: Path, offset: int, *, session: bo
         )
         return [link]
 
-    def run(command: Command) -> Outcome:
+    def run(command: Command) -> float:
         with _floor(object_path, attach):
-            return outcome_of(command)
+            return ns_per_call(command)
 
     return Tracer("empty session" if session else "empty entry probe", run)

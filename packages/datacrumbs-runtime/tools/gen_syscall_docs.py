@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from datacrumbs_runtime.bpf.layout import FunctionFlag, SourceKind  # noqa: E402
 from datacrumbs_runtime.bpf.syscall_table import SYSTEM_CALLS, SystemCall  # noqa: E402
-from datacrumbs_runtime.bpf.values import FORMAT_FILE, Value  # noqa: E402
+from datacrumbs_runtime.bpf.values import FORMAT_FILE  # noqa: E402
 
 FILES = {
     SourceKind.FD: "of the descriptor",
@@ -32,11 +32,6 @@ def file_cell(call: SystemCall) -> str:
     return "; ".join(files) or "-"
 
 
-def value_cell(value: Value) -> str:
-    """Return a value's label, with the size of a number."""
-    return f"`{value.label}`"
-
-
 def table() -> str:
     """Return the table in Markdown."""
     lines = [
@@ -45,7 +40,7 @@ def table() -> str:
     ]
     rows: dict[tuple[str, ...], list[str]] = {}
     for call in SYSTEM_CALLS.values():
-        values = [value_cell(value) for value in call.values if value.format != FORMAT_FILE]
+        values = [f"`{value.label}`" for value in call.values if value.format != FORMAT_FILE]
         shown = f"`{call.shown_as}`" if call.shown_as != call.name else ""
         key = (
             shown,

@@ -1,16 +1,17 @@
-"""Print the system calls' prototypes as the running kernel's tracefs lists them.
-
-    python tools/gen_syscall_prototypes.py > src/datacrumbs_utils/discovery/syscall_prototypes.txt
+#!/usr/bin/env python3
+"""Write discovery/syscall_prototypes.txt from what the running kernel's tracefs has.
 
 Needs root and CONFIG_FTRACE_SYSCALLS. Calls that this kernel was built without stay in the file.
+
+usage: gen_syscall_prototypes.py
 """
 
 import re
-import sys
 from pathlib import Path
 
 EVENTS = Path("/sys/kernel/tracing/events/syscalls")
-OUTPUT = Path(__file__).parents[1] / "src/datacrumbs_utils/discovery/syscall_prototypes.txt"
+ROOT = Path(__file__).resolve().parents[1]
+PROTOTYPES = ROOT / "src/datacrumbs_utils/discovery/syscall_prototypes.txt"
 # unistd.h calls them otherwise than the kernel's functions.
 UNISTD_NAMES = {
     "newstat": "stat",
@@ -25,6 +26,7 @@ FIRST_ARGUMENT_OFFSET = 16
 
 
 def prototype(format_file: Path) -> str:
+    """Return the arguments in C that a tracepoint's format file lists."""
     parameters = []
     for line in format_file.read_text().splitlines():
         match = FIELD.match(line)
@@ -35,17 +37,15 @@ def prototype(format_file: Path) -> str:
     return ", ".join(parameters)
 
 
-def main() -> int:
-    calls = {}
-    if OUTPUT.exists():
-        calls = dict(line.rstrip(")").split("(", 1) for line in OUTPUT.read_text().splitlines())
+def main() -> None:
+    """Add what the running kernel has to the file."""
+    lines = PROTOTYPES.read_text().splitlines()
+    calls = dict(line.rstrip(")").split("(", 1) for line in lines)
     for directory in EVENTS.glob("sys_enter_*"):
         name = directory.name.removeprefix("sys_enter_")
         calls[UNISTD_NAMES.get(name, name)] = prototype(directory / "format")
-    for name in sorted(calls):
-        print(f"{name}({calls[name]})")
-    return 0
+    PROTOTYPES.write_text("".join(f"{name}({calls[name]})\n" for name in sorted(calls)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
