@@ -3,14 +3,16 @@
 import os
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, Site, new_site
+from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, RunningDaemon, Site, new_site
 
 from datacrumbs_runtime.custom.host_program import reasons
 from datacrumbs_runtime.custom.plugin import PRELUDE, read_plugin
@@ -163,6 +165,19 @@ def headers() -> dict[str, str]:
     return environment
 
 
+def when_settled(daemon: RunningDaemon) -> dict[str, Any]:
+    """Return the status when nothing more comes."""
+    before = daemon.status()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(1.5)
+        now = daemon.status()
+        if now["updated"] > before["updated"] and now["events"] == before["events"]:
+            return now
+        before = now
+    pytest.fail("events go on")
+
+
 @pytest.mark.kernel
 def test_example_records_the_registered_processes_alone(
     site: Site, headers: dict[str, str]
@@ -174,6 +189,7 @@ def test_example_records_the_registered_processes_alone(
         own = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", RENAME)
         foreign = site.wrapped(BOB, SYSTEM_PYTHON, "-c", RENAME)
         child = site.wrapped(ALICE, "/bin/sh", "-c", f"{SYSTEM_PYTHON} -c '{RENAME}'; true")
+        written = when_settled(daemon)
     assert (status["requested"], status["attached"]) == (10, 10)
     assert status["tiers"]["custom"] == "bcc"
     events = [line for line in site.trace("run1") if line.get("cat") == "NAMES"]
@@ -183,6 +199,10 @@ def test_example_records_the_registered_processes_alone(
         assert names[-5:] == [f"name-{number}" for number in range(5)]
     assert int(foreign.stdout) not in {line["pid"] for line in events}
     assert {line["name"] for line in events} == {"set_name"}
+    (sums,) = [one for one in written["functions"] if one["category"] == "NAMES"]
+    assert (sums["name"], sums["calls"], sums["errors"]) == ("set_name", len(events), 0)
+    assert written["events"] == len([line for line in site.trace("run1") if line["ph"] == "X"])
+    assert f"custom probe process_names: {len(events)} events" in daemon.output()
     assert not Path("/sys/fs/bpf/datacrumbs-run1-processes").exists()
 
 

@@ -73,7 +73,7 @@ class Recording:
             tiers=report.tiers,
             cgroup=None if request.cgroup is None else str(request.cgroup),
         )
-        self._status = RunStatus(engine, facts)
+        self._status = RunStatus(engine, facts, prepared.custom)
         self._lost = LostFunctions(engine, report, self._status)
         self._write_status("recording")
 

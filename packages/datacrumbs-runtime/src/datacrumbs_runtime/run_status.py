@@ -5,11 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datacrumbs_runtime.bpf.attach_report import AttachFailure
 from datacrumbs_runtime.engine import Engine, Statistics
-from datacrumbs_runtime.trace.losses import Losses
+from datacrumbs_runtime.run import FunctionSummary
+
+if TYPE_CHECKING:
+    from datacrumbs_runtime.custom.host import CustomProbe
 
 FORMAT_VERSION = 1
 BUSIEST_FUNCTIONS = 20
@@ -57,11 +60,15 @@ class RunStatus:
     Args:
         engine: The run.
         facts: What does not change.
+        custom: Custom probes of the run.
     """
 
-    def __init__(self, engine: Engine, facts: RunFacts) -> None:
+    def __init__(
+        self, engine: Engine, facts: RunFacts, custom: Sequence["CustomProbe"] = ()
+    ) -> None:
         self._engine = engine
         self._facts = facts
+        self._custom = custom
         self._seen = 0
         self._seen_at_s = time.monotonic()
         self._rate = 0.0
@@ -88,7 +95,20 @@ class RunStatus:
         """
         facts = self._facts
         statistics = self._engine.statistics(BUSIEST_FILES)
-        calls = statistics.losses.written + statistics.losses.counted
+        by_probe = [(probe, probe.functions()) for probe in self._custom]
+        written, counted = (
+            sum(
+                each.statistics.calls
+                for probe, functions in by_probe
+                if probe.is_counted is is_counted
+                for each in functions
+            )
+            for is_counted in (False, True)
+        )
+        written += statistics.losses.written
+        counted += statistics.losses.counted
+        lost_events = sum(probe.lost for probe in self._custom)
+        calls = written + counted
         now_s = time.monotonic()
         if now_s - self._seen_at_s >= 0.2:
             self._rate = (calls - self._seen) / (now_s - self._seen_at_s)
@@ -111,30 +131,32 @@ class RunStatus:
             "failed": len(facts.failures),
             "failures": [list(failure) for failure in facts.failures[:MAX_FAILURES]],
             "tiers": dict(facts.tiers),
-            "events": statistics.losses.written,
-            "counted": statistics.losses.counted,
+            "events": written,
+            "counted": counted,
             "events_per_s": round(self._rate, 1),
-            "lost": _lost(statistics.losses),
-            "losses": {name: count for name, count in statistics.losses.to_dict().items() if count},
+            "lost": statistics.losses.lost_calls + lost_events,
+            "losses": {
+                name: count
+                for name, count in (*statistics.losses.to_dict().items(), ("custom", lost_events))
+                if count
+            },
             "memory_bytes": _resident_bytes(),
             "trace": str(self._engine.trace_path),
             "trace_bytes": statistics.file_bytes,
             "text_bytes": statistics.text_bytes,
-            "functions": _functions(statistics),
+            "functions": _functions(
+                [*statistics.functions, *(each for _, functions in by_probe for each in functions)]
+            ),
             "files": _files(statistics),
         }
-
-
-def _lost(losses: Losses) -> int:
-    return losses.lost_calls
 
 
 def _resident_bytes() -> int:
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def _functions(statistics: Statistics) -> list[dict[str, Any]]:
-    busiest = sorted(statistics.functions, key=lambda item: -item.statistics.time_ns)
+def _functions(functions: Sequence[FunctionSummary]) -> list[dict[str, Any]]:
+    busiest = sorted(functions, key=lambda item: -item.statistics.time_ns)
     return [
         {
             "category": item.category,

@@ -17,6 +17,7 @@ from datacrumbs_runtime.custom.events import CountedEvents, Events, TracedEvents
 from datacrumbs_runtime.custom.host_program import EVENT, FAILED, FRAME, LOST, READY
 from datacrumbs_runtime.custom.plugin import PRELUDE, Plugin
 from datacrumbs_runtime.errors import AttachError, DatacrumbsError
+from datacrumbs_runtime.run import FunctionSummary
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class CustomProbe:
         self._kept = Events(plugin, category, chosen)
         self._counted_every_s = counted_every_s
         self._reader: threading.Thread | None = None
+        self._events: TracedEvents | CountedEvents | None = None
         self.lost = 0
         ours, theirs = socket.socketpair()
         self._socket = ours
@@ -132,6 +134,7 @@ class CustomProbe:
             events = TracedEvents(self._kept, host_hash, clock_offset_ns)
         else:
             events = CountedEvents(self._kept, host_hash, clock_offset_ns, self._counted_every_s)
+        self._events = events
 
         def say(lines: bytes) -> None:
             if lines:
@@ -160,12 +163,29 @@ class CustomProbe:
         self._reader = threading.Thread(target=read, name="datacrumbs-custom", daemon=True)
         self._reader.start()
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether its events are counted, not written."""
+        return self._counted_every_s is not None
+
+    def functions(self) -> list[FunctionSummary]:
+        """Return the sums of the events so far."""
+        if self._events is None:
+            return []
+        names = self._plugin.functions
+        return [
+            FunctionSummary(self._kept.category, names[each.index], names[each.index], each)
+            for each in self._events.function_statistics()
+        ]
+
     def stop(self) -> None:
         """Take what is left and detach."""
         self._socket.shutdown(socket.SHUT_WR)
         if self._reader is not None:
             self._reader.join(END_LIMIT_S)
         self.close()
+        count = sum(function.statistics.calls for function in self.functions())
+        logger.info("custom probe %s: %d events", self._plugin.name, count)
         if self.lost:
             logger.warning("custom probe %s: %d events lost", self._plugin.name, self.lost)
 
