@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from datacrumbs_runtime.stop_signals import start_without_signals
 
@@ -16,27 +17,24 @@ class Beside:
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
         self._error: BaseException | None = None
+        self._is_done = False
         self._thread = threading.Thread(target=self._run, name="datacrumbs-beside", daemon=True)
-        try:
+        with suppress(RuntimeError):
             start_without_signals(self._thread)
-        except RuntimeError:
-            self._is_started = False
-        else:
-            self._is_started = True
 
     def _run(self) -> None:
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001 (handed to whoever waits)
             self._error = error
+        self._is_done = True
 
     def wait(self) -> None:
         """Return when it is done; raise what it raised. Later calls do nothing."""
-        if self._is_started:
+        if self._thread.ident is not None:
             self._thread.join()
-        else:
+        elif not self._is_done:
             self._run()
-            self._is_started = True
         error, self._error = self._error, None
         if error is not None:
             raise error

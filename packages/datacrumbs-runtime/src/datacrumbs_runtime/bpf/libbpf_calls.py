@@ -4,6 +4,7 @@ import ctypes
 import errno
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
 
@@ -122,6 +123,7 @@ class _Library:
 
 
 _loaded: list[_Library] = []
+_loading = threading.Lock()
 
 
 def library() -> _Library:
@@ -131,5 +133,7 @@ def library() -> _Library:
         KernelError: It is not installed.
     """
     if not _loaded:
-        _loaded.append(_Library())
+        with _loading:
+            if not _loaded:
+                _loaded.append(_Library())
     return _loaded[0]

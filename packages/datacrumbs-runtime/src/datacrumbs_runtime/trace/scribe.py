@@ -9,6 +9,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -160,12 +161,28 @@ class OtherProcess:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        if not _has_ended(self._process, timeout_s):
             _left_behind.append(self._process)
             return self._process.pid
         return None
+
+
+def _has_ended(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
+    """Wait for a process: at once when it ends, while Popen.wait() sleeps longer and longer."""
+    with suppress(OSError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            ended = select.poll()
+            ended.register(fd, select.POLLIN)
+            ended.poll(timeout_s * 1000)
+        finally:
+            os.close(fd)
+        timeout_s = 0.0
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def find_scribe(*, other_process: bool) -> Scribe:
