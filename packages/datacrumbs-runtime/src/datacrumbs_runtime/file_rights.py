@@ -15,6 +15,8 @@ from datacrumbs_runtime.signing.accounts import Account
 
 # The C library's setgroups() changes all threads; the system call only the calling one.
 _SYS_SETGROUPS = {"x86_64": 116, "aarch64": 159, "ppc64le": 81, "riscv64": 159, "s390x": 206}
+_CAPABILITY_VERSION = 0x20080522
+CAP_SYS_RESOURCE = 24
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,3 +62,22 @@ def _set_groups(groups: Sequence[int]) -> None:
     if _libc.syscall(ctypes.c_long(number), ctypes.c_size_t(len(groups)), array) != 0:
         error = ctypes.get_errno()
         raise KernelError(f"setgroups: {os.strerror(error)}")
+
+
+def give_up(capability: int) -> None:
+    """Let the calling thread, and the processes that it starts, never have a capability again.
+
+    With ``CAP_SYS_RESOURCE`` quotas and the blocks that are kept for root would not hold.
+
+    Raises:
+        KernelError: The kernel refused.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    # Effective, permitted and inheritable of the first 32, then of the others.
+    sets = (ctypes.c_uint32 * 6)()
+    for call in (_libc.capget, _libc.capset):
+        if call(header, sets) != 0:
+            raise KernelError(f"capabilities: {os.strerror(ctypes.get_errno())}")
+        first = capability // 32 * 3
+        for position in range(first, first + 3):
+            sets[position] &= ~(1 << capability % 32)

@@ -24,6 +24,7 @@ if __name__ == "__main__":
     sys.path.append(os.fspath(Path(__file__).resolve().parents[2]))
 
 from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.file_rights import CAP_SYS_RESOURCE, give_up
 from datacrumbs_runtime.trace import scribe_messages as messages
 from datacrumbs_runtime.trace.members import (
     FULL,
@@ -160,6 +161,8 @@ def main() -> None:
     """Do what the recorder says until it is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    with suppress(DatacrumbsError):
+        give_up(CAP_SYS_RESOURCE)
     connection = socket.socket(fileno=int(sys.argv[1]))
     hand = Hand()
     memory = -1

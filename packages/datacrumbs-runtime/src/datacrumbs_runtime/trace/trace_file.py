@@ -105,6 +105,7 @@ class TraceFile:
     def __init__(self, place: Place, reopened: FileId | None = None, size_bytes: int = 0) -> None:
         self._place = place
         self._open_directory, self._acting = _directory(place)
+        self._filling = _filling(place)
         self.size_bytes = size_bytes
         if reopened is None:
             self._fd, self.name = self._create()
@@ -128,7 +129,8 @@ class TraceFile:
             DatacrumbsError: Likewise.
         """
         is_another = self._find()
-        written = os.pwrite(self._fd, data, self.size_bytes)
+        with self._filling():
+            written = os.pwrite(self._fd, data, self.size_bytes)
         if written != len(data):
             self.truncate(self.size_bytes)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -249,7 +251,8 @@ class TraceFile:
         old_fd, old_name = self._fd, self.name
         self._fd, self.name = self._create()
         try:
-            _copy(old_fd, self._fd, self.size_bytes)
+            with self._filling():
+                _copy(old_fd, self._fd, self.size_bytes)
         except OSError:
             # Half a copy is worse than none, and the original is still open.
             with suppress(Exception):
@@ -272,6 +275,16 @@ def _directory(
 
     directory = TraceDirectory(Path(place.directory), place.account)
     return directory.open, directory.acting
+
+
+def _filling(place: Place) -> Callable[[], AbstractContextManager[object]]:
+    """Return the block in which the file grows: what its owner may not use up, nor may we."""
+    account = place.account
+    if account is None:
+        return nullcontext
+    from datacrumbs_runtime.file_rights import rights_of
+
+    return lambda: rights_of(account)
 
 
 def _check(fd: int, wanted: FileId) -> None:
