@@ -13,7 +13,8 @@ class WriterSettings:
         member_age_s: It is closed this long after its first line at the latest.
         waiting_bytes: Compressed text that may wait for room on the disk.
         retry_s: How often the disk is asked again.
-        create_wait_s: How long the file system may take to make the file.
+        create_wait_s: How long the other process may take to begin, and the file system to make the
+            file.
         last_wait_s: How long the end of a run waits for a slow disk. What it has not taken by then
             is left to the other process.
         other_process: Whether another process writes, so that the file is whole if this one is
@@ -25,7 +26,7 @@ class WriterSettings:
     member_age_s: float = 0.5
     waiting_bytes: int = 64 << 20
     retry_s: float = 1.0
-    create_wait_s: float = 3.0
+    create_wait_s: float = 30.0
     last_wait_s: float = 10.0
     other_process: bool = True
 
