@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datacrumbs_runtime.admission import RunRequest
+from datacrumbs_runtime.admission import FILE_LIMIT_SHARE, RunRequest
 from datacrumbs_runtime.bpf.attach_report import AttachFailure, AttachReport
 from datacrumbs_runtime.cgroups import find_cgroup
 from datacrumbs_runtime.custom.attaching import attach_custom, forbidden
@@ -197,7 +197,9 @@ def _engine(
         client_libraries=(config.client_lib,),
         max_tier=config.max_tier or None,
         # Nobody may wait longer for a node.
-        writer=WriterSettings(last_wait_s=LAST_WAIT_S),
+        writer=WriterSettings(
+            create_wait_s=config.start_timeout_s * FILE_LIMIT_SHARE, last_wait_s=LAST_WAIT_S
+        ),
     )
 
     owner = Owner(account.uid, account.gid)
