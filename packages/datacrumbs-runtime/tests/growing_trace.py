@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 
-def lines_so_far(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of the members that are whole; what is being written just now is none."""
-    data, text = path.read_bytes(), b""
+def text_so_far(path: Path) -> bytes:
+    """Return the members that are whole; what is being written just now is none."""
+    data, texts = path.read_bytes(), []
     while data:
         member = zlib.decompressobj(wbits=31)
-        part = member.decompress(data)
+        text = member.decompress(data)
         if not member.eof:
             break
-        text, data = text + part, member.unused_data
-    return [json.loads(line) for line in text.splitlines()[1:] if line != b"]"]
+        texts.append(text)
+        data = member.unused_data
+    return b"".join(texts)
+
+
+def lines_so_far(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of the members that are whole."""
+    return [json.loads(line) for line in text_so_far(path).splitlines()[1:] if line != b"]"]

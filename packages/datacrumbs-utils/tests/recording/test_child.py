@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import HANG_S, wait_until
 
 from datacrumbs_runtime.errors import ProcessError, UsageError
 from datacrumbs_utils.recording import child
@@ -30,7 +30,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG_S,
         check=False,
     )
 
@@ -53,10 +53,7 @@ def test_a_child_that_is_discarded_never_runs(tmp_path: Path) -> None:
 def test_waiting_child_ends_with_its_parent() -> None:
     done = run(START + "print(waiting.pid, flush=True); os.kill(os.getpid(), 9)", "sleep", "60")
     assert done.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{int(done.stdout)}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not Path(f"/proc/{int(done.stdout)}").exists())
 
 
 def test_command_inherits_signals_as_if_started_by_a_shell() -> None:
