@@ -62,9 +62,25 @@ class KnownFailures:
             place_of(category): binaries.version_of(category)
             for category in binaries.probe_file.categories
         }
-        self._failed = database.failures(
-            lambda target: self._versions.get((target.group, target.scope))
-        )
+        self._placed: dict[tuple[str, str], list[Mapping[str, int]]] = {}
+        for category in binaries.probe_file.categories:
+            if category.placed_offsets:
+                self._placed.setdefault(place_of(category), []).append(category.placed_offsets)
+        self._failed = database.failures(self._version)
+
+    def _version(self, target: Target) -> str | None:
+        """Return what has to be the same for a failure to count; None: it is not in question.
+
+        Where a function is probed is up to the probe file. One that asks for an impossible place
+        must not keep others from that function.
+        """
+        place = (target.group, target.scope)
+        version = self._versions.get(place)
+        if version is not None:
+            for placed in self._placed.get(place, ()):
+                if target.function in placed:
+                    return f"{version}+{placed[target.function]:#x}"
+        return version
 
     def without(self, probe_file: ProbeFile) -> tuple[ProbeFile, list[AttachFailure]]:
         """Return a probe file without what is known to fail, and what was left out."""
@@ -95,12 +111,12 @@ class KnownFailures:
         outcomes = []
         for category in tried.categories:
             place = self._place(category)
-            version = self._versions[place]
             for function in category.functions:
                 reason = reasons.get((category.name, function))
                 if reason is not None and may_pass(reason, has_all_rights=has_all_rights):
                     continue
-                outcomes.append(Outcome(Target(*place, function), version, reason))
+                target = Target(*place, function)
+                outcomes.append(Outcome(target, self._version(target) or "", reason))
         self._database.record(outcomes)
 
     def _place(self, pinned: Category) -> tuple[str, str]:
