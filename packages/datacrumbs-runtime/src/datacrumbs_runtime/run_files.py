@@ -87,6 +87,8 @@ class RunFiles:
             ConfigurationError: A file cannot be written.
         """
         with self._mutex:
+            if self._is_over:
+                return
             try:
                 self._lock_fd = self._lock()
                 self._made.append(self.path("lock"))
@@ -196,14 +198,20 @@ class RunFiles:
         try:
             if self._run_id_file.read_text() != self._run_id:
                 return
-            others = sorted(
-                self._run_dir.glob("datacrumbs-*.ready"),
-                key=lambda path: path.stat().st_mtime_ns,
-            )
+            others = list(self._run_dir.glob("datacrumbs-*.ready"))
         except OSError:
             return
-        if others:
-            newest = others[-1].name.removeprefix("datacrumbs-").removesuffix(".ready")
+        begun_ns = {}
+        for path in others:
+            # Another run may end at the same time.
+            with suppress(OSError):
+                begun_ns[path.name] = path.stat().st_mtime_ns
+        if begun_ns:
+            newest = (
+                max(begun_ns, key=begun_ns.__getitem__)
+                .removeprefix("datacrumbs-")
+                .removesuffix(".ready")
+            )
             self._replace(self._run_id_file, newest.encode(), 0o644)
         else:
             self._run_id_file.unlink(missing_ok=True)
