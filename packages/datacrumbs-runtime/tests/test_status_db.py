@@ -4,12 +4,14 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from datacrumbs_runtime import status_db
 from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 from datacrumbs_runtime.status_db import (
     Outcome,
@@ -95,6 +97,7 @@ def test_daemons_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     code = """
 import sys
+import threading
 from pathlib import Path
 from datacrumbs_runtime.status_db import Outcome, StatusDatabase, Target
 for number in range(10):
@@ -141,8 +144,9 @@ def test_corrupt_file_is_set_aside_and_said(
 
 
 def test_locked_database_delays_nobody_for_long(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(status_db, "_RECORD_TIMEOUT_S", 0.2)
     path = tmp_path / "s.sqlite"
     database(path).record([Outcome(WRITE, "", None)])
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
@@ -151,6 +155,21 @@ def test_locked_database_delays_nobody_for_long(
         assert other.failures({WRITE: ""}.get) == {}
         other.record([Outcome(READ, "", "no")])
     assert "database is locked" in caplog.text
+
+
+def test_outcomes_are_kept_when_others_write_for_longer_than_a_start_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_db, "_LOCK_TIMEOUT_S", 0.0)
+    path = tmp_path / "s.sqlite"
+    database(path).record([Outcome(WRITE, "", None)])
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        end = threading.Timer(0.3, holder.execute, ["COMMIT"])
+        end.start()
+        database(path).record([Outcome(READ, "", "no")])
+        end.join()
+    assert rows(path) == {(*WRITE, "successful"), (*READ, "invalid")}
 
 
 def test_directory_that_cannot_be_written_does_not_stop_a_run(

@@ -25,6 +25,8 @@ INVALID = "invalid"
 SUCCESSFUL = "successful"
 # Two daemons that start together write a few ms each; a file system that hangs must not hold us.
 _LOCK_TIMEOUT_S = 1.0
+# Nobody waits for what is written after the start.
+_RECORD_TIMEOUT_S = 10.0
 # Columns that files of earlier versions lack.
 _ADDED_COLUMNS = {
     "kernel_release": "TEXT NOT NULL DEFAULT ''",
@@ -131,7 +133,7 @@ class StatusDatabase:
         try:
             if not self._path.exists():
                 return {}
-            with self._open() as database:
+            with self._open(_LOCK_TIMEOUT_S) as database:
                 known = _rows(database, INVALID)
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: known failures are not skipped: %s", self._path, error)
@@ -146,7 +148,7 @@ class StatusDatabase:
         """Write what has changed; a success clears the mark of a failure."""
         now = int(time.time())
         try:
-            with self._open() as database:
+            with self._open(_RECORD_TIMEOUT_S) as database:
                 known = _rows(database)
                 rows = []
                 for outcome in outcomes:
@@ -168,10 +170,10 @@ class StatusDatabase:
             logger.warning("%s: results of attaching are not kept: %s", self._path, error)
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, timeout_s: float) -> Iterator[sqlite3.Connection]:
         self._make_file()
         try:
-            database = self._connect()
+            database = self._connect(timeout_s)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -179,12 +181,12 @@ class StatusDatabase:
             logger.warning("%s: %s: moved to %s", self._path, error, aside.name)
             self._path.replace(aside)
             self._make_file()
-            database = self._connect()
+            database = self._connect(timeout_s)
         with closing(database):
             yield database
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
+    def _connect(self, timeout_s: float) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, timeout=timeout_s, isolation_level=None)
         try:
             database.execute("PRAGMA trusted_schema = OFF")
             columns = _columns(database)
