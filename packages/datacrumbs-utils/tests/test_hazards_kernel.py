@@ -2,10 +2,12 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from datacrumbs_runtime.engine import Engine, Identity, RunSettings
 from datacrumbs_runtime.schema.probe_file import Category, ProbeFile, ProbeType, Summary
@@ -134,22 +136,28 @@ def all_functions(library: Path) -> Category:
     )
 
 
-@pytest.mark.parametrize("what", EXPECTED)
-def test_program_behaves_as_ever(
-    program: Path, probes: ProbeFile, what: str, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def engine(probes: ProbeFile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Every function has its probe, for all programs at once."""
+    trace = tmp_path_factory.mktemp("trace") / "trace.pfw.gz"
     assert probes.function_count > 5000
-    with (
-        subprocess.Popen(
-            [program, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as child,
-        Engine(probes, tmp_path / "trace.pfw.gz", IDENTITY, SETTINGS) as engine,
-    ):
+    with Engine(probes, trace, IDENTITY, SETTINGS) as engine:
         assert engine.attach().failures == ()
-        engine.register_process(child.pid)
         engine.start()
+        yield engine
+
+
+def calls(engine: Engine) -> int:
+    return sum(function.statistics.calls for function in engine.statistics().functions)
+
+
+@pytest.mark.parametrize("what", EXPECTED)
+def test_program_behaves_as_ever(program: Path, engine: Engine, what: str) -> None:
+    before = calls(engine)
+    with subprocess.Popen(
+        [program, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        engine.register_process(child.pid)
         output, errors = child.communicate(b"\n", timeout=60)
-        summary = engine.stop()
     assert (output.decode().strip(), errors.decode(), child.returncode) == (EXPECTED[what], "", 0)
-    assert summary is not None
-    assert sum(function.statistics.calls for function in summary.statistics.functions) > 0
+    wait_until(lambda: calls(engine) > before)
