@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,12 @@ Call = tuple[str, int | None, Any, Any]
 
 def calls_by_thread(
     path: Path, library: Path, max_tier: str, kind: str
-) -> tuple[list[list[Call]], str]:
-    """Record the work and return the calls of each thread and the tier in use."""
+) -> tuple[list[list[Call]], str, int]:
+    """Record the work; return the calls of each thread, the tier, and how many calls lack memory.
+
+    Where the kernel preempts programs, it has no memory for a thread that is new to them while it
+    has preempted one that asked for some on that CPU.
+    """
     settings = RunSettings(ring_buffer_bytes=1 << 20, max_tier=max_tier)
     with (
         stopped_child(WORK, str(library)) as child,
@@ -155,7 +160,8 @@ def calls_by_thread(
         assert child.returncode == 0
         summary = engine.stop()
     losses = summary.statistics.losses
-    assert (losses.lost_calls, losses.missed_begin, losses.unaccounted) == (0, THREADS, 0)
+    assert (losses.lost_calls, losses.unaccounted) == (losses.state, 0)
+    assert 0 <= losses.missed_begin - THREADS <= losses.state
     threads: dict[int, list[dict[str, Any]]] = {}
     for call in calls_of(lines_of(summary.trace_path), child.pid):
         threads.setdefault(call["tid"], []).append(call)
@@ -172,7 +178,7 @@ def calls_by_thread(
                 for call in calls
             ]
         )
-    return found, report.tiers[kind]
+    return found, report.tiers[kind], losses.state
 
 
 def expected_calls() -> list[Call]:
@@ -195,12 +201,15 @@ def expected_calls() -> list[Call]:
 def test_every_tier_gives_the_same_trace(tmp_path: Path, library: Path, tier: Tier) -> None:
     if (reason := features.refusal(tier)) is not None:
         pytest.skip(f"this kernel has no {tier.value}: {reason}")
-    threads, used = calls_by_thread(tmp_path / "t.pfw.gz", library, tier.value, "uprobe")
+    threads, used, lacking = calls_by_thread(tmp_path / "t.pfw.gz", library, tier.value, "uprobe")
     assert used == tier.value
-    expected = sorted(expected_calls(), key=repr)
+    expected = Counter(expected_calls())
     assert len(threads) == THREADS
     for calls in threads:
-        assert sorted(calls, key=repr) == expected
+        missing, others = expected - Counter(calls), Counter(calls) - expected
+        # A session tells of a call without memory at least that it was.
+        assert all(call[2:] == (None, None) for call in others)
+        assert others.total() <= missing.total() <= lacking
 
 
 def events_of(process: int) -> list[str]:
