@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemon_site import ALICE, Site, calls_on, joining, lines_of, new_site, uid_of
+from waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -68,8 +69,10 @@ def test_full_disk_is_waited_for(site: Site, small_disk: Path) -> None:
         filler = fill(small_disk)
         did = site.workload(ALICE, calls=2000)
         daemon.wait_to_say("No space left on device")
+        wait_until(lambda: daemon.status()["trouble"] == "No space left on device", daemon.output)
         filler.unlink()
         daemon.wait_to_say("writing again")
+        wait_until(lambda: daemon.status()["trouble"] is None, daemon.output)
         daemon.stop()
     found = calls_on(site.trace("run1"), did["pid"], did["path"])
     assert {name: found[name] for name in did["done"]} == did["done"]

@@ -20,7 +20,8 @@ from rich.console import Console
 from waiting import HANG_S
 
 from datacrumbs_runtime.known_runs import KnownRun, known_runs
-from datacrumbs_runtime.status_view import LiveView, Rates, still_view
+from datacrumbs_runtime.status_rates import Rates
+from datacrumbs_runtime.status_view import LiveView, still_view
 
 # Whoever runs the tests in the background may ignore the signal of Ctrl-C, which is inherited.
 IN_FOREGROUND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -40,10 +40,25 @@ def printable(text: str) -> str:
 
 def shortened(path: str, columns: int) -> str:
     """Return a path that fits: its end says more than its middle."""
-    if len(path) <= columns:
+    if len(path) <= columns and path.isascii():
         return path
-    head = columns // 4
-    return path[:head] + "..." + path[len(path) - (columns - head - 3) :]
+    from rich.cells import cell_len
+
+    if cell_len(path) <= columns:
+        return path
+    head = _first_columns(path, columns // 4)
+    tail = _first_columns(path[::-1], columns - columns // 4 - 3)[::-1]
+    return f"{head}...{tail}"
+
+
+def _first_columns(text: str, columns: int) -> str:
+    """Return as much of a text as fits; some characters are as wide as two."""
+    from rich.cells import cell_len
+
+    end = max(columns, 0)
+    while end and cell_len(text[:end]) > columns:
+        end -= 1
+    return text[:end]
 
 
 def examples(*lines: str) -> str:

@@ -275,6 +275,8 @@ class Engine:
                 losses=self._drainer.losses(),
                 file_bytes=counters.file_bytes,
                 text_bytes=counters.text_bytes,
+                waiting_bytes=counters.waiting_bytes,
+                trouble=counters.trouble,
             )
 
     def pin_processes(self, path: Path) -> None:

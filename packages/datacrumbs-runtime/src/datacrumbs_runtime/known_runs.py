@@ -9,6 +9,7 @@ from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
 from datacrumbs_runtime.run_files import run_file
+from datacrumbs_runtime.signing.accounts import user_name
 
 _SUFFIX = ".pid"
 _PREFIX = "datacrumbs-"
@@ -48,6 +49,8 @@ class KnownRun:
         is_active: Whether the daemon lives.
         is_ready: Whether it records.
         status: What it tells about itself; None: it tells nothing yet, or not to us.
+        owner: Whose it is, as far as the files tell: a name, or a uid without one.
+        since: When it was ready, in seconds since the epoch, likewise.
     """
 
     run_id: str
@@ -55,6 +58,8 @@ class KnownRun:
     is_active: bool
     is_ready: bool
     status: dict[str, Any] | None
+    owner: str | None = None
+    since: float | None = None
 
     @property
     def state(self) -> str:
@@ -68,7 +73,7 @@ class KnownRun:
     def to_dict(self) -> dict[str, Any]:
         """Return everything for a program."""
         return {
-            **(self.status or {}),
+            **(self.status or {"user": self.owner, "since": self.since}),
             "run_id": self.run_id,
             "pid": self.pid,
             "state": self.state,
@@ -92,13 +97,23 @@ def known_runs(run_dir: Path) -> list[KnownRun]:
 
 def _known_run(run_dir: Path, run_id: str) -> KnownRun:
     pid, is_active = _daemon(run_dir, run_id)
+    ready, status = (_facts(run_file(run_dir, run_id, kind)) for kind in ("ready", "json"))
     return KnownRun(
         run_id,
         pid,
         is_active,
-        run_file(run_dir, run_id, "ready").exists(),
+        ready is not None,
         _status(run_file(run_dir, run_id, "json")),
+        owner=None if status is None else user_name(status.st_uid),
+        since=None if ready is None else ready.st_mtime,
     )
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
 
 
 def _daemon(run_dir: Path, run_id: str) -> tuple[int | None, bool]:

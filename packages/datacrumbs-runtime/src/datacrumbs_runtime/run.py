@@ -108,6 +108,8 @@ class Statistics:
         losses: What was offered, written and lost.
         file_bytes: Size of the trace file.
         text_bytes: Size of the trace before compression.
+        waiting_bytes: How much of it waits in memory, compressed.
+        trouble: Why the disk does not take it, or None.
     """
 
     functions: tuple[FunctionSummary, ...]
@@ -115,6 +117,8 @@ class Statistics:
     losses: Losses
     file_bytes: int
     text_bytes: int
+    waiting_bytes: int = 0
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class RunStatus:
             "trace": str(self._engine.trace_path),
             "trace_bytes": statistics.file_bytes,
             "text_bytes": statistics.text_bytes,
+            "waiting_bytes": statistics.waiting_bytes,
+            "trouble": statistics.trouble,
             "functions": _functions(
                 [*statistics.functions, *(each for _, functions in by_probe for each in functions)]
             ),

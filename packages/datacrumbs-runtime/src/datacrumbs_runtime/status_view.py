@@ -1,11 +1,12 @@
 """The runs of a node on a terminal: an overview, and of a run what it did and does."""
 
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -18,88 +19,22 @@ from datacrumbs_runtime.schema.quantities import (
     shown_rate,
     shown_time,
 )
+from datacrumbs_runtime.status_rates import Rate, Rates
 
 _WIDE_COLUMNS = 110
 _MIN_NAME_COLUMNS = 10
 _OWNER_COLUMNS = 16
 _FAILURES_SHOWN = 20
+_FAILED_NAMES_SHOWN = 5
 _DAY_S = 86400
 _SECOND_NS = 1_000_000_000
 _STATE_STYLES = {"recording": "green", "dead": "bold red"}
 # Counters that tell of no loss.
 _NO_LOSSES = frozenset({"offered", "written", "entered", "counted"})
+_HIDDEN = "what other users' runs record, only root and they see"
 # Lines of the live view that are not rows of functions or files.
 _FRAME_LINES = 10
 _MIN_ROWS = 1
-_STATUSES_OF_A_RATE = 4
-
-
-class Rate(NamedTuple):
-    """What happened per second of late."""
-
-    calls: float
-    time_ns: float
-    bytes: float
-
-
-class Rates:
-    """What the functions and files of a run did of late: over its newest statuses.
-
-    Over several, because counted calls come by the interval.
-    """
-
-    def __init__(self) -> None:
-        self._statuses: deque[Mapping[str, Any]] = deque(maxlen=_STATUSES_OF_A_RATE)
-        self._rates: dict[tuple[str, ...], Rate] = {}
-
-    def update(self, status: Mapping[str, Any]) -> None:
-        """Take a status; the same one again changes nothing."""
-        statuses = self._statuses
-        if statuses and statuses[-1]["updated"] == status["updated"]:
-            return
-        if statuses and statuses[-1]["since"] != status["since"]:
-            # Another run of the same id.
-            statuses.clear()
-        statuses.append(status)
-        self._rates = {}
-        elapsed_s = status["updated"] - statuses[0]["updated"]
-        if elapsed_s <= 0:
-            return
-        old = dict(_items(statuses[0]))
-        for key, item in _items(status):
-            # A name that was not among the busiest before: how often it was called is not known.
-            then = old.get(key)
-            if then is not None:
-                self._rates[key] = Rate(
-                    *(
-                        max(0.0, (item[name] - then[name]) / elapsed_s)
-                        for name in ("calls", "time_ns", "bytes")
-                    )
-                )
-
-    def of(self, item: Mapping[str, Any]) -> Rate | None:
-        """Return the rate of a function or file of the status, if it is known."""
-        return self._rates.get(_key(item))
-
-    def busiest(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return functions or files, those first on which most time was spent of late."""
-
-        def order(item: Mapping[str, Any]) -> tuple[float, float]:
-            rate = self.of(item)
-            return (-rate.time_ns if rate else 0.0, -item["time_ns"])
-
-        return sorted(items, key=order)
-
-
-def _items(status: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    return [(_key(item), item) for item in (*status["functions"], *status["files"])]
-
-
-def _key(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a function or file is known by; several functions may have the same name."""
-    if "path" in item:
-        return (item["path"],)
-    return (item["category"], item.get("function", item["name"]))
 
 
 class LiveView:
@@ -124,7 +59,7 @@ class LiveView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, options.height or console.height
-        title = Text(f"runs on {self._hostname}", style="bold")
+        title = Text(f"runs on {self._hostname}", style="bold", no_wrap=True, overflow="crop")
         title.append(f"  {datetime.now().astimezone():%H:%M:%S}  Ctrl-C ends", style="not bold dim")
         yield title
         if not self._runs:
@@ -132,6 +67,8 @@ class LiveView:
             return
         shown = list(self._runs[: max(1, height // 3)])
         yield overview(shown, width)
+        if _has_hidden(shown):
+            yield Text(_HIDDEN, style="dim", no_wrap=True, overflow="crop")
         if len(self._runs) > len(shown):
             yield Text(f"{len(self._runs) - len(shown)} more", style="dim")
         run = max(
@@ -168,17 +105,24 @@ def still_view(runs: Sequence[KnownRun], width: int, *, in_detail: bool) -> Rend
         in_detail: Also functions, files, and what failed.
     """
     parts: list[RenderableType] = [overview(runs, width)]
+    if _has_hidden(runs):
+        parts.append(Text(_HIDDEN, style="dim"))
     for run in runs:
         if in_detail and run.status is not None:
             parts += _details(run.status, width)
     return Group(*parts)
 
 
+def _has_hidden(runs: Sequence[KnownRun]) -> bool:
+    """Return whether there are runs of which this user may not know more."""
+    return any(run.status is None and run.is_ready and run.is_active for run in runs)
+
+
 def overview(runs: Sequence[KnownRun], width: int) -> Table:
     """Return a line for each run: whose, since when, how much."""
     titles = ("state", "owner", "since", "probes", "events", "per s", "lost", "trace")
     rows = [_overview_row(run) for run in runs]
-    table, name_columns = _table("run", titles, rows, width, left=3)
+    table, name_columns, shown = _table("run", titles, rows, width, left=3)
     for run, row in zip(runs, rows, strict=True):
         cells = [Text(text) for text in row]
         cells[0].stylize(_STATE_STYLES.get(run.state, "yellow"))
@@ -187,14 +131,18 @@ def overview(runs: Sequence[KnownRun], width: int) -> Table:
             cells[3].stylize("yellow")
         if status is not None and status["lost"]:
             cells[6].stylize("bold red")
-        table.add_row(Text(shortened(printable(run.run_id), name_columns)), *cells)
+        if status is not None and status.get("trouble"):
+            cells[7].stylize("bold red")
+        table.add_row(Text(shortened(printable(run.run_id), name_columns)), *cells[:shown])
     return table
 
 
 def _overview_row(run: KnownRun) -> tuple[str, ...]:
     status = run.status
     if status is None:
-        return (run.state, "?", "?", "", "", "", "", "")
+        owner = shortened(printable(run.owner), _OWNER_COLUMNS) if run.owner else "?"
+        since = _since(run.since) if run.since is not None else "?"
+        return (run.state, owner, since, "", "", "", "", "")
     return (
         run.state,
         shortened(printable(status["user"]), _OWNER_COLUMNS),
@@ -226,6 +174,7 @@ def _details(status: Mapping[str, Any], width: int) -> list[RenderableType]:
         ("memory", shown_bytes(status["memory_bytes"])),
         ("cgroup", status.get("cgroup") or "any"),
         ("attached by", ", ".join(sorted(set(map(str, status["tiers"].values()))))),
+        *([("waiting", _waiting(status))] if status.get("trouble") else []),
         ("lost calls", f"{status['lost']:,}"),
         ("not in the trace", _losses(status) or "nothing"),
     ):
@@ -236,6 +185,11 @@ def _details(status: Mapping[str, Any], width: int) -> list[RenderableType]:
     parts += [Text(), _functions(status["functions"], width, None)]
     parts += [Text(), _files(status["files"], width, None, counted=status["counted"])]
     return parts
+
+
+def _waiting(status: Mapping[str, Any]) -> str:
+    """Return what the disk does not take, and why."""
+    return f"{shown_bytes(status['waiting_bytes'])} in memory: {status['trouble']}"
 
 
 def _losses(status: Mapping[str, Any]) -> str:
@@ -250,6 +204,9 @@ def _loss_line(status: Mapping[str, Any], width: int) -> Text:
     words = [f"{shown_bytes(status['memory_bytes'])} memory", f"mode {status['mode']}"]
     if status["failed"]:
         words.append(f"{status['failed']} probes failed")
+    if status.get("trouble"):
+        # Worth more than the rest, which may not fit beside it.
+        words = [f"the trace waits: {_waiting(status)}"]
     words.append(f"not in the trace: {_losses(status) or 'nothing'}")
     return Text(shortened(printable(", ".join(words)), width), no_wrap=True)
 
@@ -258,9 +215,17 @@ def _failed(status: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold yellow", padding=(0, 2, 0, 0))
     table.add_column("failed probes", overflow="fold")
     table.add_column("reason", overflow="fold")
-    for category, function, reason in status["failures"][:_FAILURES_SHOWN]:
-        table.add_row(Text(printable(f"{category} {function}")), Text(printable(reason)))
-    more = status["failed"] - min(len(status["failures"]), _FAILURES_SHOWN)
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for category, function, reason in status["failures"]:
+        by_reason.setdefault((category, reason), []).append(function)
+    told = 0
+    for (category, reason), functions in list(by_reason.items())[:_FAILURES_SHOWN]:
+        names = ", ".join(functions[:_FAILED_NAMES_SHOWN])
+        if len(functions) > _FAILED_NAMES_SHOWN:
+            names += f" and {len(functions) - _FAILED_NAMES_SHOWN} more"
+        table.add_row(Text(printable(f"{category} {names}")), Text(printable(reason)))
+        told += len(functions)
+    more = status["failed"] - told
     if more > 0:
         table.add_row(Text(f"{more} more", style="dim"), Text("--json and the log tell", "dim"))
     return table
@@ -273,8 +238,12 @@ def _functions(
     if rates is not None:
         titles = ("calls/s", "time/s", "MiB/s", "calls", "errors", "total", "p50", "p99")
     named: list[tuple[str, tuple[str, ...]]] = []
+    names = Counter((item["category"], item["name"]) for item in functions)
     for item in functions:
         name = f"{item['category']} {item['name']}"
+        if names[item["category"], item["name"]] > 1:
+            # System calls that libc gives one name, such as open and creat.
+            name += f" ({item.get('function', '?')})"
         sums = (
             shown_count(item["calls"]),
             shown_count(item["errors"]) if item["errors"] else "",
@@ -339,16 +308,16 @@ def _busiest(
 ) -> RenderableType:
     if not named:
         return Text(f"{title}: none yet", style="dim")
-    table, name_columns = _table(title, titles, [row for _, row in named], width)
+    table, name_columns, shown = _table(title, titles, [row for _, row in named], width)
     for name, row in named:
-        table.add_row(Text(shortened(printable(name), name_columns)), *row)
+        table.add_row(Text(shortened(printable(name), name_columns)), *row[:shown])
     return table
 
 
 def _table(
     title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, left: int = 0
-) -> tuple[Table, int]:
-    """Return a table without its rows, and how long names in its first column may be.
+) -> tuple[Table, int, int]:
+    """Return a table without its rows, how long names may be, and how many other columns fit.
 
     Args:
         title: Heading of the first column.
@@ -359,17 +328,21 @@ def _table(
     """
     gap = 1 if width < _WIDE_COLUMNS else 2
     columns = [
-        max(len(heading), *(len(row[index]) for row in rows)) if rows else len(heading)
+        max(cell_len(text) for text in (heading, *(row[index] for row in rows)))
         for index, heading in enumerate(titles)
     ]
-    name_columns = max(_MIN_NAME_COLUMNS, width - sum(columns) - gap * len(columns))
+    least = max(_MIN_NAME_COLUMNS, cell_len(title))
+    while columns and least + sum(columns) + gap * len(columns) > width:
+        columns.pop()
+    name_columns = width - sum(columns) - gap * len(columns)
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    table.add_column(title, no_wrap=True, style="cyan", min_width=min(name_columns, len(title)))
-    for index, (heading, columns_needed) in enumerate(zip(titles, columns, strict=True)):
+    heading = title[:name_columns]
+    table.add_column(heading, no_wrap=True, style="cyan", min_width=len(heading))
+    for index, columns_needed in enumerate(columns):
         table.add_column(
-            heading,
+            titles[index],
             justify="left" if index < left else "right",
             no_wrap=True,
             min_width=columns_needed,
         )
-    return table, name_columns
+    return table, name_columns, len(columns)

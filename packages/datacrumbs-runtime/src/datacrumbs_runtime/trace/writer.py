@@ -276,6 +276,7 @@ class TraceWriter(AbstractContextManager["TraceWriter"]):
             waiting_bytes=self._waiting.compressed_bytes,
             dropped_events=self._waiting.dropped_calls,
             dropped_bytes=self._waiting.dropped_bytes,
+            trouble=None if self._failing_since_s is None else _reason(self._failure),
         )
 
     def hurry(self) -> None:

@@ -42,6 +42,7 @@ class WriterCounters:
         waiting_bytes: Compressed, waiting for room on the disk.
         dropped_events: Lines of calls that never reached the file.
         dropped_bytes: Text that never reached the file.
+        trouble: Why what is written waits in memory now, or None.
     """
 
     text_bytes: int
@@ -50,3 +51,4 @@ class WriterCounters:
     waiting_bytes: int
     dropped_events: int
     dropped_bytes: int
+    trouble: str | None = None
