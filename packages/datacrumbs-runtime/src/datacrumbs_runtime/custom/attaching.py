@@ -34,6 +34,12 @@ def forbidden(system: SystemConfiguration, *, is_switched_on: bool) -> str | Non
     return None
 
 
+def pinned_processes(run_id: str) -> Path:
+    """Return the name of the map of a run's processes, which is no other run's."""
+    # That file system knows no dots, and run ids have no plus.
+    return BPF_FILE_SYSTEM / f"datacrumbs-{run_id.replace('.', '+')}-processes"
+
+
 def attach_custom(
     categories: Sequence[Category],
     engine: "Engine",
@@ -66,7 +72,7 @@ def attach_custom(
 
     probes: list[CustomProbe] = []
     failures: list[AttachFailure] = []
-    name = BPF_FILE_SYSTEM / f"datacrumbs-{run_id.replace('.', '_')}-processes"
+    name = pinned_processes(run_id)
     try:
         name.unlink(missing_ok=True)
         engine.pin_processes(name)
