@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from daemon_site import ALICE, BOB, SYSCALLS, SYSTEM_PYTHON, Site, as_user, new_site
 
+from datacrumbs_runtime.bpf import features
 from datacrumbs_runtime.schema.probe_file import Argument, Category, ProbeType, Span
 
 pytestmark = [
@@ -172,3 +173,41 @@ def test_number_is_not_taken_for_an_address(site: Site, argument: int, path: str
     # Plain numbers are recorded, but for those that could be addresses of the kernel.
     assert bool(stolen) == (path == "->di")
     assert address not in stolen
+
+
+# Reads an address of the kernel as the number of bytes that are wanted.
+READS_MANY = """
+import ctypes, os, sys
+fd = os.open("/etc/passwd", os.O_RDONLY)
+libc = ctypes.CDLL(None)
+assert libc.read(fd, ctypes.create_string_buffer(8), ctypes.c_ulong(int(sys.argv[1]))) == -1
+assert os.pread(fd, 8, 0)
+"""
+
+
+@pytest.mark.skipif(
+    not any(features.refusal(tier) is None for tier in features.tiers_of("kprobe")),
+    reason="this kernel has no kprobes",
+)
+def test_function_of_the_kernel_tells_neither_its_memory_nor_where_that_is(site: Site) -> None:
+    said = (
+        Argument(0, 8, False, "number", "unsigned long"),
+        Argument(0, 4, False, "half", "int"),
+        Argument(0, 8, True, "pointer", "void *"),
+        Argument(2, 8, True, "text", "char *"),
+        Argument(2, 8, True, "file", "struct file *"),
+        Argument(3, 8, True, "pos", "loff_t *"),
+    )
+    category = Category(ProbeType.KPROBE, "KERNEL", ("vfs_read",), arguments={"vfs_read": said})
+    address = code_of_the_kernel()
+    with site.running("run1", site.probe_file(ALICE, [category])) as daemon:
+        done = site.wrapped(ALICE, SYSTEM_PYTHON, "-c", READS_MANY, str(address))
+        assert done.returncode == 0, done.stderr
+        daemon.stop()
+    calls = [line["args"] for line in site.trace("run1") if line["ph"] == "X"]
+    assert calls
+    for call in calls:
+        assert not {"number", "half", "text", "fhash"} & call.keys()
+        shown = [int(call[name], 16) for name in ("pointer", "file", "pos") if name in call]
+        assert all(number < 1 << 47 for number in shown)
+        assert int(call["pointer"], 16) < 1 << 32
