@@ -144,3 +144,23 @@ def test_groups_are_the_users_own_within_the_block(root: Path) -> None:
     with rights_of(account(BOB)):
         assert shared.read_text() == "x"
     assert os.getgroups() == before
+
+
+def test_link_that_anybody_may_have_made_is_followed_with_the_users_rights(root: Path) -> None:
+    """In a directory such as /tmp, which is root's, a link may be anybody's."""
+    shared, private = root / "shared", root / "private"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    private.mkdir(mode=0o755)
+    for maker in (ALICE, BOB):
+        link = shared / f"of-{maker}"
+        link.symlink_to(private)
+        os.chown(link, account(maker).uid, -1, follow_symlinks=False)
+        with pytest.raises(PermissionError):
+            open_and_close(link / "made", ALICE)
+        with pytest.raises(TraceError, match="somebody else"):
+            open_and_close(link / "made", "root")
+    assert not list(private.iterdir())
+    (shared / "of-root").symlink_to(private)
+    open_and_close(shared / "of-root/made", ALICE)
+    assert owner(private / "made") == "root"

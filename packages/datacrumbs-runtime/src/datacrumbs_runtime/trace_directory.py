@@ -109,12 +109,15 @@ class TraceDirectory:
         """Return where a link leads, or raise what was wrong with the name otherwise."""
         if error.errno not in (errno.ELOOP, errno.ENOTDIR) or links > MAX_LINKS:
             raise error
-        if self._is_users and self.account.uid == 0:
-            raise TraceError(f"{self.path}: {name}: a link that somebody else may have made")
         try:
-            return self._try(lambda: os.readlink(name, dir_fd=fd))
+            target, maker_uid = self._try(lambda: _read_link(fd, name))
         except OSError:
             raise error from None
+        # In a directory for everybody, such as /tmp, anybody may have put it there.
+        self._is_users = self._is_users or maker_uid != 0
+        if self._is_users and self.account.uid == 0:
+            raise TraceError(f"{self.path}: {name}: a link that somebody else may have made")
+        return target
 
     def _try(self, action: Callable[[], Result]) -> Result:
         if not self._is_users:
@@ -159,6 +162,15 @@ class TraceDirectory:
             # Behind it is a program of the user's, which says of files what it likes.
             self._is_users = _mounted_by_a_user(status.st_dev)
             self._trusted_device = status.st_dev
+
+
+def _read_link(directory: int, name: str) -> tuple[str, int]:
+    """Return where a link leads, and whose it is."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.readlink("", dir_fd=fd), os.fstat(fd).st_uid
+    finally:
+        os.close(fd)
 
 
 def _mounted_by_a_user(device: int) -> bool:
