@@ -173,12 +173,11 @@ class Loaded:
         for index, row in enumerate(settings.tracepoints):
             bpf_syscall.map_update(maps["tracepoints"].fd, struct.pack("=I", index), row)
         self.strings = Ring(maps["strings"].fd, maps["strings"].max_entries)
-        for ring in make_rings(
+        self.events = make_rings(
             maps["events"].max_entries,
             settings.ring_buffer_bytes,
             settings.ring_buffers_total_bytes,
-        ):
-            self.events += (ring,)
+        )
         # The kernel waits after each until no program runs.
         rings = range(len(self.events))
         self._putting_rings = Beside(lambda: in_threads(rings, self._put_ring))

@@ -3,11 +3,12 @@
 import errno
 import logging
 import mmap
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime.bpf import bpf_syscall
+from datacrumbs_runtime.bpf.links import in_threads
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +38,17 @@ def ring_size(wanted_bytes: int) -> int:
     return max(PAGE_BYTES, 1 << (max(wanted_bytes, 1).bit_length() - 1))
 
 
-def make_rings(possible_cpus: int, wanted_bytes: int, total_bytes: int) -> Iterator[Ring]:
+def make_rings(possible_cpus: int, wanted_bytes: int, total_bytes: int) -> tuple[Ring, ...]:
     """Make a ring for each CPU, in their order; CPUs that do not run get the smallest.
+
+    The kernel clears their memory, for some milliseconds each: several at once.
 
     Args:
         possible_cpus: How many CPUs the kernel may ever see.
         wanted_bytes: Size of a ring.
         total_bytes: All together have at most this size.
 
-    Yields:
+    Returns:
         The rings; their descriptors belong to the caller.
 
     Raises:
@@ -55,13 +58,22 @@ def make_rings(possible_cpus: int, wanted_bytes: int, total_bytes: int) -> Itera
     size = ring_size(min(wanted_bytes, total_bytes // max(len(online), 1)))
     if size < ring_size(wanted_bytes):
         logger.info("event rings of %d KiB instead of %d", size >> 10, wanted_bytes >> 10)
-    for cpu in range(possible_cpus):
-        if cpu not in online:
-            yield _make_ring(PAGE_BYTES, cpu)
-            continue
-        ring = _make_ring(size, cpu)
-        size = ring.size_bytes
-        yield ring
+    rings: dict[int, Ring] = {}
+
+    def make(cpu: int) -> None:
+        nonlocal size
+        rings[cpu] = _make_ring(size if cpu in online else PAGE_BYTES, cpu)
+        if cpu in online:
+            # What one does not get the next ones need not ask for.
+            size = min(size, rings[cpu].size_bytes)
+
+    try:
+        in_threads(range(possible_cpus), make)
+    except OSError:
+        for ring in rings.values():
+            os.close(ring.fd)
+        raise
+    return tuple(rings[cpu] for cpu in range(possible_cpus))
 
 
 def _make_ring(size: int, cpu: int) -> Ring:
