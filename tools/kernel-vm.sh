@@ -25,8 +25,8 @@ REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$REPOSITORY/.venv/bin/python}
 RUNTIME_TESTS=packages/datacrumbs-runtime/tests
 TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,functions_named_twice,bpf_attach,engine}.py)
-TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions}.py)
-SHORT_TESTS=("$RUNTIME_TESTS"/test_{kernel_functions,functions_named_twice}.py)
+TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions,skipped_runs}.py)
+SHORT_TESTS=("$RUNTIME_TESTS"/test_{kernel_functions,functions_named_twice,skipped_runs}.py)
 # Lines of the kernel on the console.
 KERNEL_LINE='^\[ *[0-9]+\.[0-9]+\]'
 
