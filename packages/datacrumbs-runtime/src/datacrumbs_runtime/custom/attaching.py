@@ -1,7 +1,8 @@
 """The custom probes of a run: which are allowed, and getting them to run."""
 
+import secrets
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,17 @@ def forbidden(system: SystemConfiguration, *, is_switched_on: bool) -> str | Non
     return None
 
 
-def pinned_processes(run_id: str) -> Path:
-    """Return the name of the map of a run's processes, which is no other run's."""
+def pinned_processes(run_id: str, directory: Path = BPF_FILE_SYSTEM) -> Path:
+    """Return a name for the map of a run's processes; what an earlier run left is removed.
+
+    Everybody may make directories there, so the name is one that nobody knows before.
+    """
     # That file system knows no dots, and run ids have no plus.
-    return BPF_FILE_SYSTEM / f"datacrumbs-{run_id.replace('.', '+')}-processes"
+    stem = f"datacrumbs-{run_id.replace('.', '+')}-processes"
+    for left in directory.glob(f"{stem}+*"):
+        with suppress(OSError):
+            left.unlink()
+    return directory / f"{stem}+{secrets.token_hex(8)}"
 
 
 def attach_custom(
@@ -74,7 +82,6 @@ def attach_custom(
     failures: list[AttachFailure] = []
     name = pinned_processes(run_id)
     try:
-        name.unlink(missing_ok=True)
         engine.pin_processes(name)
     except (OSError, DatacrumbsError) as error:
         return [], _all_failed(categories, str(error))
