@@ -88,7 +88,8 @@ class _Site:
         arguments = ["--prefix", str(self.prefix), "--log-level", "error", *options]
         begin = time.perf_counter()
         daemon = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *arguments, str(probe_file), "bench"]
+            [sys.executable, "-c", COMMAND, *arguments, str(probe_file), "bench"],
+            env=attaching.environment(),
         )
         try:
             while not ready.exists():
