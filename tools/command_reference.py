@@ -14,6 +14,9 @@ from pathlib import Path
 
 import click
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from settings_reference import write_settings
+
 DISTRIBUTIONS = ("datacrumbs-runtime", "datacrumbs-utils")
 EXIT_STATUS = "0: done. 1: an expected failure, told on standard error. 2: wrong usage."
 # Commands that only root can use: section 8 of the manual.
@@ -25,6 +28,18 @@ ADMINISTRATOR = frozenset(
         "datacrumbs_system_configurator",
     }
 )
+# What the manual page of a command refers to.
+SEE_ALSO = {
+    "datacrumbs": ("datacrumbs_status(1)", "datacrumbs_wrap(1)", "datacrumbs_settings(7)"),
+    "datacrumbs_bootstrap": ("datacrumbs_system_configurator(8)", "datacrumbs_settings(7)"),
+    "datacrumbs_probe_configurator": ("datacrumbs_probe_verify(1)", "datacrumbs_sign_probes(8)"),
+    "datacrumbs_probe_verify": ("datacrumbs_probe_configurator(1)", "datacrumbs(8)"),
+    "datacrumbs_record": ("datacrumbs_doctor(1)",),
+    "datacrumbs_sign_probes": ("datacrumbs_probe_configurator(1)", "datacrumbs_settings(7)"),
+    "datacrumbs_sqlite_extract": ("datacrumbs_status(1)", "datacrumbs_settings(7)"),
+    "datacrumbs_status": ("datacrumbs_wrap(1)", "datacrumbs(8)"),
+    "datacrumbs_system_configurator": ("datacrumbs_bootstrap(8)", "datacrumbs_settings(7)"),
+}
 
 
 def installed_commands() -> Iterator[tuple[click.Command, str]]:
@@ -106,6 +121,8 @@ def manual_page(command: click.Command, version: str) -> str:
     if examples(command):
         lines += [".SH EXAMPLES", ".nf", *map(roff, examples(command)), ".fi"]
     lines += [".SH EXIT STATUS", roff(EXIT_STATUS)]
+    if name in SEE_ALSO:
+        lines += [".SH SEE ALSO", roff(", ".join(SEE_ALSO[name]))]
     return "\n".join(lines) + "\n"
 
 
@@ -134,6 +151,8 @@ def write_reference(form: str, directory: Path) -> None:
         directory: Where to; made if it does not exist. Only files that changed are written.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if form == "man":
+        write_settings(directory / "datacrumbs_settings.7")
     for command, version in installed_commands():
         if form == "man":
             suffix = "8" if command.name in ADMINISTRATOR else "1"

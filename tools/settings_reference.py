@@ -2,6 +2,8 @@
 """Write the page about the settings of an installation, from their definitions.
 
 usage: settings_reference.py FILE
+
+A file whose name ends in ".7" is a manual page, any other one of the documentation.
 """
 
 import re
@@ -69,8 +71,8 @@ def lines() -> Iterator[str]:
         "`datacrumbs_system_configurator` makes the file with the settings of an installation, "
         "shows them (`--show`) and changes one (`--set KEY=VALUE`). `<name>` in a default stands "
         "for the setting `DATACRUMBS_NAME`. Where the environment may override a setting, it "
-        "does so under the same name; options of a command win over both. Sizes can have a suffix "
-        "(`64k`, `16M`).\n"
+        "does so under the same name, and the daemon warns of variables that it may not take; "
+        "options of a command win over both. Sizes can have a suffix (`64k`, `16M`).\n"
     )
     yield (
         "The file is `<prefix>/share/datacrumbs/data/system-probe-<install user>-<host>.sqlite` "
@@ -99,9 +101,41 @@ def lines() -> Iterator[str]:
         yield ""
 
 
+def roff(text: str) -> str:
+    """Return text of the page as roff has it: names bold, nothing taken for a request."""
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return re.sub(r"`([^`]*)`", r"\\fB\1\\fP", re.sub(r"^([.'])", r"\\&\1", text, flags=re.M))
+
+
+def manual_page() -> str:
+    """Return the page as one of the manual."""
+    page = [
+        '.TH "datacrumbs_settings" "7" "" "DataCrumbs" "DataCrumbs"',
+        ".SH NAME",
+        r"datacrumbs_settings \- settings and variables of DataCrumbs",
+    ]
+    for line in lines():
+        for part in line.splitlines():
+            cells = [cell.strip() for cell in part.strip("|").split(" | ")]
+            if part == "# Settings":
+                page.append(".SH DESCRIPTION")
+            elif part.startswith("## "):
+                page.append(f".SH {roff(part[3:].replace('`', '').upper())}")
+            elif part.startswith("| `") or part.startswith("| VERBOSE"):
+                page += [".TP", roff(cells[0]), roff(cells[-1])]
+                if len(cells) == 5:
+                    _, kind, default, overrides, _ = cells
+                    also = "; also from the environment" if overrides == "yes" else ""
+                    page += [".br", roff(f"({kind}; default: {default}{also})")]
+            elif part and not part.startswith("|"):
+                page += [".PP", roff(part)]
+    page += [".SH SEE ALSO", r"datacrumbs_system_configurator(8), datacrumbs(8)"]
+    return "\n".join(page) + "\n"
+
+
 def write_settings(path: Path) -> None:
     """Write the page, if it changed."""
-    text = "\n".join(lines())
+    text = manual_page() if path.suffix == ".7" else "\n".join(lines())
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)

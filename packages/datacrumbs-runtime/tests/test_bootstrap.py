@@ -52,7 +52,8 @@ def source() -> Iterator[Path]:
             (root / "packages" / name / "tests").mkdir()
         (root / "packages/datacrumbs-client-c/tests/CMakeLists.txt").write_text("")
         (root / "tools").mkdir()
-        shutil.copy(REPOSITORY / "tools/command_reference.py", root / "tools")
+        for name in ("command_reference.py", "settings_reference.py"):
+            shutil.copy(REPOSITORY / "tools" / name, root / "tools")
         yield root
 
 
@@ -100,6 +101,7 @@ def test_files_have_the_names_and_modes_that_others_rely_on(prefix: Path) -> Non
         "sbin/datacrumbs": 0o755,
         "share/man/man1/datacrumbs_status.1": 0o644,
         "share/man/man1/datacrumbs_wrap.1": 0o644,
+        "share/man/man7/datacrumbs_settings.7": 0o644,
         "share/man/man8/datacrumbs.8": 0o644,
         "sbin/datacrumbs_sign_probes": 0o755,
     }

@@ -257,8 +257,8 @@ def test_every_tier_gives_the_same_trace(site: Site, library: Path, tier: str) -
 
 def test_unknown_tier_is_named(site: Site) -> None:
     daemon = site.daemon("run1", site.probe_file(ALICE), "--max-tier", "uprobe.magic")
-    assert daemon.exit_status() == 1
-    assert "no tier uprobe.magic" in daemon.output()
+    assert daemon.exit_status() == 2
+    assert "no tier uprobe.magic: known are uprobe.session, " in daemon.output()
 
 
 def test_tracepoints_of_the_kernel_are_recorded(site: Site) -> None:

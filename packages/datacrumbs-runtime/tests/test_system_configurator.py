@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from datacrumbs_runtime.bpf.features import Tier
 from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.setting_types import TIERS
 from datacrumbs_runtime.schema.site_config import SiteConfig, site_of
 from datacrumbs_runtime.schema.system_configuration import (
     find_system_configuration,
@@ -72,6 +74,39 @@ def test_first_run_makes_configuration_and_secret(tmp_path: Path, database: Path
     }
     assert summary["system_probe_path"] == str(database)
     assert sorted(path.name for path in database.parent.iterdir()) == [secret.name, database.name]
+
+
+@needs_root
+def test_summary_follows_the_settings(tmp_path: Path, database: Path) -> None:
+    configurator(tmp_path)
+    with closing(sqlite3.connect(database)) as connection:
+        before = dict(connection.execute("SELECT key, value FROM summary"))
+    changed = configurator(tmp_path, "--set", "DATACRUMBS_TRACE_DIR_PATTERN=/p/traces/%USER%/%YY%")
+    assert changed.returncode == 0, changed.stderr
+    assert "systemctl daemon-reload" in changed.stderr
+    with closing(sqlite3.connect(database)) as connection:
+        after = dict(connection.execute("SELECT key, value FROM summary"))
+    assert after == {**before, "trace_log_dir": "/p/traces"}
+
+
+def test_every_way_of_attaching_is_a_value_and_no_other(tmp_path: Path) -> None:
+    assert tuple(tier.value for tier in Tier) == TIERS
+    for tier in (*TIERS, "uprobe.multi, kprobe.perf", ""):
+        assert SiteConfig.from_values({"DATACRUMBS_MAX_TIER": tier}, "test").max_tier == tier
+    with pytest.raises(ConfigurationError, match=r"no tier uprobe.best: known are uprobe.session"):
+        SiteConfig.from_values({"DATACRUMBS_MAX_TIER": "uprobe.best"}, "test")
+
+
+def test_variables_that_decide_nothing_are_found(tmp_path: Path) -> None:
+    path, config = planned_configuration(tmp_path, {"DATACRUMBS_KERNEL_THREADS": "1"})
+    create_system_configuration(path, config)
+    system = read_system_configuration(path)
+    # What datacrumbs_setup exports, and what may be overridden, is no surprise.
+    harmless = {**system.config.as_values(), "DATACRUMBS_MODE": "profile", "PATH": "/bin"}
+    assert system.ignored_variables({**harmless, "DATACRUMBS_INSTALL_PREFIX": "/other"}) == []
+    assert system.ignored_variables({"DATACRUMBS_TRACE_ALL_PROCESSES": "no"}) == []
+    useless = {"DATACRUMBS_TRACE_ALL_PROCESSES": "1", "DATACRUMBS_MAX_RUNTIME_FUNCTIONS": "many"}
+    assert sorted(system.ignored_variables(useless)) == sorted(useless)
 
 
 @needs_root

@@ -54,7 +54,7 @@ SBIN_COMMANDS = frozenset(
     }
 )
 _BUILD_TIMEOUT_S = 1800.0
-_MANUAL_TOOL = "tools/command_reference.py"
+_MANUAL_TOOLS = ("tools/command_reference.py", "tools/settings_reference.py")
 _MANUAL_TIMEOUT_S = 120.0
 _MAX_SHEBANG = 120
 _LEAST_PYTHON = (3, 10)
@@ -304,12 +304,14 @@ def _commands(request: BootstrapRequest, config: SiteConfig, environment: Path) 
 
 
 def _manual_pages(request: BootstrapRequest, config: SiteConfig, environment: Path) -> None:
-    directory, tool = config.install_prefix / "share/man", request.source / _MANUAL_TOOL
+    directory = config.install_prefix / "share/man"
+    tool, *_ = tools = [request.source / name for name in _MANUAL_TOOLS]
     stamp = config.install_libexec_dir / ".manual-pages"
     try:
-        digest = hashlib.sha256(f"{environment}\0".encode() + tool.read_bytes()).hexdigest()
+        made_by = b"".join(path.read_bytes() for path in tools)
     except OSError as error:
-        raise ConfigurationError(f"{tool}: {error.strerror}") from error
+        raise ConfigurationError(f"{error.filename}: {error.strerror}") from error
+    digest = hashlib.sha256(f"{environment}\0".encode() + made_by).hexdigest()
     if stamp.exists() and stamp.read_text() == digest and (directory / "man8").is_dir():
         return
     request.say(f"write manual pages below {directory}")

@@ -86,14 +86,7 @@ def create_system_configuration(path: Path, config: SiteConfig) -> bool:
         # Defaults of runs stay out: a later version may have better ones.
         if setting.group is not Group.RUN or setting.name == "inclusion_paths"
     }
-    summary = {
-        "trace_log_dir": str(config.trace_base_dir),
-        "data_dir": str(config.install_data_dir),
-        "system_probe_path": str(path),
-        "hostname": config.install_host,
-        "user": config.user or config.install_user,
-        "install_user": config.install_user,
-    }
+    summary = _summary(path, config)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +109,17 @@ def create_system_configuration(path: Path, config: SiteConfig) -> bool:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigurationError(f"{path}: {reason}") from error
     return True
+
+
+def _summary(path: Path, config: SiteConfig) -> dict[str, str]:
+    return {
+        "trace_log_dir": str(config.trace_base_dir),
+        "data_dir": str(config.install_data_dir),
+        "system_probe_path": str(path),
+        "hostname": config.install_host,
+        "user": config.user or config.install_user,
+        "install_user": config.install_user,
+    }
 
 
 def fixed_settings(values: Mapping[str, str]) -> list[str]:
@@ -155,7 +159,10 @@ def change_system_configuration(path: Path, values: Mapping[str, str]) -> None:
     """
     present = read_system_configuration(path)
     values = _with_followers(present, values)
-    SiteConfig.from_values({**present.stored, **values}, str(path))
+    config = SiteConfig.from_values({**present.stored, **values}, str(path))
+    # Only what these values change of it; the rest is as the installation was made.
+    before = _summary(path, present.config)
+    summary = {key: text for key, text in _summary(path, config).items() if text != before[key]}
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         status = path.stat()
@@ -164,6 +171,9 @@ def change_system_configuration(path: Path, values: Mapping[str, str]) -> None:
             with closing(sqlite3.connect(temporary)) as database, database:
                 database.executemany(
                     "INSERT OR REPLACE INTO system_configuration VALUES (?, ?)", values.items()
+                )
+                database.executemany(
+                    "INSERT OR REPLACE INTO summary VALUES (?, ?)", summary.items()
                 )
             temporary.chmod(MODE)
             os.chown(temporary, status.st_uid, status.st_gid)

@@ -122,6 +122,8 @@ def command(
     if not probe_file:
         raise _no_probe_file(config, chosen)
     _set_up_log(config, chosen, is_check=check)
+    for key in system.ignored_variables(os.environ):
+        logger.warning("environment: %s: only the system configuration decides that", key)
 
     from datacrumbs_runtime import daemon
     from datacrumbs_runtime.admission import RunRequest

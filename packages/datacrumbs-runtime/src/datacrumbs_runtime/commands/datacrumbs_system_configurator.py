@@ -150,7 +150,10 @@ def _make(prefix: Path, changes: dict[str, str], *, quiet: bool, dry_run: bool) 
         if not dry_run:
             change_system_configuration(path, changes)
             if _RENDERED & set(changes):
-                say("run datacrumbs_bootstrap again: installed files name these directories")
+                say(
+                    "installed files name these directories: run datacrumbs_bootstrap again, "
+                    "then systemctl daemon-reload on each node"
+                )
     secret = path.parent / SECRET_NAME
     if not secret.exists():
         say(f"make {secret}")

@@ -7,6 +7,20 @@ from pathlib import Path
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(|[kmg]i?b?)", re.IGNORECASE)
 _SIZE_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+# Ways of attaching, best first within a kind of probe.
+TIERS = (
+    "uprobe.session",
+    "uprobe.multi",
+    "uprobe.tracefs",
+    "uprobe.perf",
+    "kprobe.session",
+    "kprobe.multi",
+    "kprobe.fentry",
+    "kprobe.tracefs",
+    "kprobe.perf",
+    "tracepoint.cookie",
+    "tracepoint.single",
+)
 _TRUE_WORDS = {"1", "true", "yes", "on"}
 _FALSE_WORDS = {"0", "false", "no", "off", ""}
 
@@ -61,8 +75,8 @@ def variable_name(value: str) -> str:
 def tiers(value: str) -> str:
     """Names of ways of attaching, separated by commas, or nothing."""
     for part in filter(None, value.replace(" ", "").split(",")):
-        if not re.fullmatch(r"[a-z]+\.[a-z]+", part):
-            raise ValueError(f"{part} is not a name such as uprobe.multi")
+        if part not in TIERS:
+            raise ValueError(f"no tier {part}: known are {', '.join(TIERS)}")
     return value
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.schema.setting import Group, Setting
 from datacrumbs_runtime.schema.site_config import SiteConfig, parse_setting, settings, site_of
 
 FILE_OVERRIDE_VARIABLE = "DATACRUMBS_SYSTEM_PROBE_FILE_OVERRIDE"
@@ -50,6 +51,25 @@ class SystemConfiguration:
                 parse_setting(setting, text, "environment")
                 values[setting.key] = text
         return SiteConfig.from_values(values, str(self.path))
+
+    def ignored_variables(self, environment: Mapping[str, str]) -> list[str]:
+        """Return the settings that the environment gives another value but may not override."""
+        present = self.config.as_values()
+        values = {**present, **{key: environment.get(key) or present[key] for key in present}}
+        return [
+            setting.key
+            for setting in settings()
+            if setting.group is not Group.INSTALLATION
+            and not setting.from_environment
+            and not _is_same(setting, values[setting.key], present[setting.key])
+        ]
+
+
+def _is_same(setting: Setting, text: str, other: str) -> bool:
+    try:
+        return bool(setting.parse(text) == setting.parse(other))
+    except ValueError:
+        return False
 
 
 def find_system_configuration(prefix: Path, environment: Mapping[str, str]) -> Path:
