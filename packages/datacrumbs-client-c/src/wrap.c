@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define STATUS_USAGE 2
@@ -164,8 +165,27 @@ static int nobody_listens(void *library)
 }
 
 /*
- * Whose a run is, the owner of its status file says. Returns whether the runs that are ready are
- * all somebody else's; without any, or where that cannot be seen, as in a container, 0.
+ * Its status file says whose a run is: nobody else can read it but root, and root's own has no ACL,
+ * which lets its owner read it. On file systems without ACLs it is the owner's.
+ */
+static int is_our_run(int directory, const char *status_file)
+{
+	char path[PATH_MAX];
+	struct stat status;
+
+	if (fstatat(directory, status_file, &status, AT_SYMLINK_NOFOLLOW))
+		return 1;
+	if (getuid())
+		return !faccessat(directory, status_file, R_OK, 0);
+	if (status.st_uid)
+		return 0;
+	return dc_join_path(path, DC_RUN_DIR, status_file) ||
+	       lgetxattr(path, "system.posix_acl_access", NULL, 0) <= 0;
+}
+
+/*
+ * Returns whether the runs that are ready are all somebody else's; without any, or where that
+ * cannot be seen, as in a container, 0.
  */
 static int only_others_listen(void)
 {
@@ -179,14 +199,12 @@ static int only_others_listen(void)
 	while (!ours && (entry = readdir(directory))) {
 		size_t length = strlen(entry->d_name), stem = length - strlen(ready);
 		char name[sizeof(entry->d_name) + sizeof(status_file)];
-		struct stat status;
 
 		if (length <= strlen(ready) || strcmp(entry->d_name + stem, ready))
 			continue;
 		memcpy(name, entry->d_name, stem);
 		memcpy(name + stem, status_file, sizeof(status_file));
-		ours = fstatat(dirfd(directory), name, &status, AT_SYMLINK_NOFOLLOW) ||
-		       status.st_uid == getuid();
+		ours = is_our_run(dirfd(directory), name);
 		others = 1;
 	}
 	closedir(directory);

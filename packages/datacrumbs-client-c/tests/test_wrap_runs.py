@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -65,35 +66,51 @@ class WithRunsOnTheNode(unittest.TestCase):
             path.unlink()
         self.run_dir.rmdir()
 
-    def make_run(self, run_id: str, owner: int) -> None:
+    def make_run(self, run_id: str, owner: int, *, with_acl: bool = True) -> None:
         for kind in ("ready", "json", "pid"):
             (self.run_dir / f"datacrumbs-{run_id}.{kind}").touch(mode=0o400)
-        os.chown(self.run_dir / f"datacrumbs-{run_id}.json", owner, -1)
+        status = self.run_dir / f"datacrumbs-{run_id}.json"
+        if not with_acl:
+            os.chown(status, owner, -1)
+        elif owner:
+            nobody = 0xFFFFFFFF
+            entries = ((1, 4, nobody), (2, 4, owner), (4, 0, nobody), (16, 4, nobody))
+            entries += ((32, 0, nobody),)
+            acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+            os.setxattr(status, "system.posix_acl_access", acl)
 
-    def said(self, *options: str) -> str:
+    def said(self, *options: str, user: int = USER) -> str:
         """Return what a user is told."""
         with probe_on(self.build / "lib/libdatacrumbs_client.so"):
             done = subprocess.run(
                 [self.build / "bin/datacrumbs_wrap", *options, "true"],
                 capture_output=True,
                 text=True,
-                user=USER,
+                user=user,
                 env={"PATH": "/usr/bin:/bin"},
             )
         assert done.returncode == 0, done.stderr
         return done.stderr
 
     def test_runs_of_others_only_are_told(self) -> None:
-        self.make_run("1", 0)
-        self.make_run("2", USER - 1)
         expected = "datacrumbs_wrap: warning: all runs on this node are other users', "
-        assert self.said() == f"{expected}nothing is recorded\n"
-        assert self.said("--quiet") == ""
+        for with_acl in (True, False):
+            with self.subTest(with_acl=with_acl):
+                self.make_run("2", USER - 1, with_acl=with_acl)
+                assert self.said(user=0) == f"{expected}nothing is recorded\n"
+                self.make_run("1", 0)
+                assert self.said() == f"{expected}nothing is recorded\n"
+                assert self.said("--quiet") == ""
+                assert self.said(user=0) == ""
+                for path in self.run_dir.iterdir():
+                    path.unlink()
 
     def test_own_run_beside_those_of_others_is_not_told(self) -> None:
-        self.make_run("1", 0)
-        self.make_run("2", USER)
-        assert self.said() == ""
+        for with_acl in (True, False):
+            with self.subTest(with_acl=with_acl):
+                self.make_run("1", 0)
+                self.make_run("2", USER, with_acl=with_acl)
+                assert self.said() == ""
 
     def test_nothing_is_told_where_owners_cannot_be_seen(self) -> None:
         assert self.said() == ""

@@ -10,7 +10,8 @@ import pytest
 from daemon_site import ALICE, BOB, EVE, Site, as_user, new_site, open_directory, uid_of
 
 from datacrumbs_runtime.errors import SigningError
-from datacrumbs_runtime.reading_rights import keep_for_reader
+from datacrumbs_runtime.known_runs import known_runs
+from datacrumbs_runtime.reading_rights import keep_for_reader, reader_of
 from datacrumbs_runtime.service_log import _open_log
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps files from others")
@@ -60,6 +61,8 @@ def test_owner_reads_status_and_log_and_writes_neither(site: Site) -> None:
         for path in (site.run_dir / "datacrumbs-run1.json", log):
             assert can(ALICE, path) == {"reads"}
             assert can(BOB, path) == can(EVE, path) == set()
+        (run,) = known_runs(site.run_dir)
+        assert run.owner == ALICE
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o600])
@@ -77,9 +80,12 @@ def test_one_user_reads_what_is_kept_for_him(root: Path, mode: int) -> None:
         assert stat.S_IMODE(status.st_mode) == mode | 0o040
         assert can(ALICE, path) == {"reads"}
         assert can(BOB, path) == set()
+        assert reader_of(path) == uid_of(ALICE)
         keep_for_reader(fd, None, mode)
         assert stat.S_IMODE(path.stat().st_mode) == mode
         assert can(ALICE, path) == set()
+        assert reader_of(path) == 0
+        assert reader_of(root / "nothing") is None
     finally:
         os.close(fd)
 
@@ -103,6 +109,7 @@ def test_without_acls_the_file_is_its_readers(without_acls: Path) -> None:
     finally:
         os.close(fd)
     assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (uid_of(ALICE), 0o400)
+    assert reader_of(path) == uid_of(ALICE)
 
 
 @pytest.mark.parametrize("kind", ["hard link", "FIFO", "device"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datacrumbs_runtime.errors import ConfigurationError
+from datacrumbs_runtime.reading_rights import reader_of
 from datacrumbs_runtime.run_files import run_file
 from datacrumbs_runtime.signing.accounts import user_name
 
@@ -97,14 +98,15 @@ def known_runs(run_dir: Path) -> list[KnownRun]:
 
 def _known_run(run_dir: Path, run_id: str) -> KnownRun:
     pid, is_active = _daemon(run_dir, run_id)
-    ready, status = (_facts(run_file(run_dir, run_id, kind)) for kind in ("ready", "json"))
+    ready = _facts(run_file(run_dir, run_id, "ready"))
+    owner_uid = reader_of(run_file(run_dir, run_id, "json"))
     return KnownRun(
         run_id,
         pid,
         is_active,
         ready is not None,
         _status(run_file(run_dir, run_id, "json")),
-        owner=None if status is None else user_name(status.st_uid),
+        owner=None if owner_uid is None else user_name(owner_uid),
         since=None if ready is None else ready.st_mtime,
     )
 

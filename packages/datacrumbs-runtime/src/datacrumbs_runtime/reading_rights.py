@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from contextlib import suppress
+from pathlib import Path
 
 # The form that Linux gives ACLs in extended attributes, include/uapi/linux/posix_acl_xattr.h.
 _ATTRIBUTE = "system.posix_acl_access"
@@ -57,3 +58,18 @@ def keep_for_reader(fd: int, uid: int | None, mode: int) -> None:
             raise
         os.fchmod(fd, mode)
         os.fchown(fd, uid, -1)
+
+
+def reader_of(path: Path) -> int | None:
+    """Return for whom a file is kept; everybody may ask. None: it is not there."""
+    try:
+        owner_uid = path.lstat().st_uid
+    except OSError:
+        return None
+    with suppress(OSError):
+        entries = os.getxattr(path, _ATTRIBUTE, follow_symlinks=False)[len(_VERSION) :]
+        whole = len(entries) - len(entries) % _ENTRY.size
+        for tag, _, uid in _ENTRY.iter_unpack(entries[:whole]):
+            if tag == _USER:
+                return int(uid)
+    return owner_uid
