@@ -105,6 +105,8 @@ def manual_page(command: click.Command, version: str) -> str:
     context = context_of(command)
     section = 8 if name in ADMINISTRATOR else 1
     lines = [f'.TH "{roff(name)}" "{section}" "" "DataCrumbs {version}" "DataCrumbs"']
+    # No hyphens in names, no gaps between words.
+    lines += [".nh", ".ad l"]
     purpose = command.get_short_help_str(200).rstrip(".")
     lines += [".SH NAME", f"{roff(name)} \\- {roff(purpose[:1].lower() + purpose[1:])}"]
     lines += [".SH SYNOPSIS", f"\\fB{roff(name)}\\fP {roff(synopsis(command, context))}"]

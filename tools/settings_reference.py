@@ -111,6 +111,9 @@ def manual_page() -> str:
     """Return the page as one of the manual."""
     page = [
         '.TH "datacrumbs_settings" "7" "" "DataCrumbs" "DataCrumbs"',
+        # A hyphen within a path would be read as a part of it.
+        ".nh",
+        ".ad l",
         ".SH NAME",
         r"datacrumbs_settings \- settings and variables of DataCrumbs",
     ]
