@@ -107,7 +107,7 @@ def test_processes_that_their_user_may_not_look_into_are_left_out(rights: str) -
         program.write_bytes(Path("/bin/sleep").read_bytes())
         program.chmod({"setgid": 0o2755, "unreadable": 0o711, "undumpable": 0o755}[rights])
         code = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0); print(1, flush=True); input()"
-        command = [program, "100"]
+        command = [str(program), "100"]
         if rights == "undumpable":
             command = ["/usr/bin/python3", "-c", code]
         uid = uid_of(ALICE)
