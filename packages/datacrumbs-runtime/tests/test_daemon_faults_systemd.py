@@ -25,7 +25,7 @@ def container() -> Iterator[Container]:
         made.put("/tmp/server.py", SERVER.read_text())
         made.put(ORDERS, "")
         made.run("mkdir", "-p", DISK)
-        command = ["python3", "-I", "-S", "/tmp/server.py", DISK, ORDERS]
+        command = ["python3", "-I", "-S", "/tmp/server.py", DISK, ORDERS, "0"]
         made.run("systemd-run", "--unit=faulty", *command)
         wait_until(lambda: "faulty" in made.run("cat", "/proc/mounts"))
         yield made
