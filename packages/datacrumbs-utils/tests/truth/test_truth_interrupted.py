@@ -94,7 +94,7 @@ def end(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("attempt", range(10))
 @pytest.mark.usefixtures("nothing_left")
 def test_killed_recorder_leaves_all_but_the_last_second(
     attempt: int, programs: Path, tmp_path: Path
