@@ -8,7 +8,6 @@ somebody else controls.
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +18,11 @@ from typing import TypeVar
 from datacrumbs_runtime.errors import TraceError
 from datacrumbs_runtime.file_rights import rights_of
 from datacrumbs_runtime.signing.accounts import Account
+from datacrumbs_runtime.user_mounts import mounted_by_root
 
 Result = TypeVar("Result")
 
 MAX_LINKS = 40
-MOUNTS = Path("/proc/self/mountinfo")
-_MOUNTED_BY = re.compile(r"(?:^|,)user_id=([0-9]+)(?:,|$)")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT_MAY_NOT = frozenset({errno.EACCES, errno.EPERM})
 
@@ -160,7 +158,7 @@ class TraceDirectory:
         self._is_users = self._is_users or status.st_uid != 0 or bool(others_write)
         if not self._is_users and status.st_dev != self._trusted_device:
             # Behind it is a program of the user's, which says of files what it likes.
-            self._is_users = _mounted_by_a_user(status.st_dev)
+            self._is_users = not mounted_by_root(fd)
             self._trusted_device = status.st_dev
 
 
@@ -171,13 +169,3 @@ def _read_link(directory: int, name: str) -> tuple[str, int]:
         return os.readlink("", dir_fd=fd), os.fstat(fd).st_uid
     finally:
         os.close(fd)
-
-
-def _mounted_by_a_user(device: int) -> bool:
-    """Return whether a file system is one that somebody else than root mounted (FUSE)."""
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in MOUNTS.read_text(errors="replace").splitlines():
-        fields = line.split(" ")
-        if fields[2] == number and (user := _MOUNTED_BY.search(fields[-1])) is not None:
-            return user[1] != "0"
-    return False

@@ -29,6 +29,7 @@ from datacrumbs_runtime.signing.elf_facts import (
     ElfFacts,
     UsdtPlace,
 )
+from datacrumbs_runtime.user_mounts import mounted_by_root
 
 MAX_BINARIES = 512
 # Placement steps over a few instructions at most.
@@ -118,6 +119,13 @@ def check_binary(category: Category, fd: int) -> str | None:
         SigningError: It is another build, no ELF file, or has no function where one is probed.
     """
     where = f"{category.name}: {category.binary_path}"
+    if os.geteuid() != 0 and not mounted_by_root(fd):
+        # While the kernel waits for the page in which it plants a probe, no process of the node can
+        # fork: whose program answers must not be up to a user.
+        raise SigningError(
+            f"{where}: is on a file system that a user mounted",
+            hint="copy it to one of the node's own, and run it there",
+        )
     facts = ElfFacts(fd, where)
     try:
         build_id = facts.build_id()
