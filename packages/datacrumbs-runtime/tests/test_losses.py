@@ -15,7 +15,6 @@ from datacrumbs_runtime.trace.losses import (
     Losses,
     LossesInTrace,
     losses_from_counters,
-    sum_per_cpu,
 )
 
 COUNTERS = list(range(1, 18))
@@ -36,11 +35,6 @@ def test_counters_are_named_as_in_the_programs() -> None:
 def test_another_number_of_counters_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"{count} counters instead of 17"):
         losses_from_counters([0] * count)
-
-
-def test_cpus_are_added_up() -> None:
-    assert sum_per_cpu([[1, 2, 3], [10, 20, 30]]) == [11, 22, 33]
-    assert sum_per_cpu([]) == []
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 
 from datacrumbs_runtime import __version__
 from datacrumbs_runtime.bpf import attacher, registry
@@ -161,12 +160,7 @@ class Engine:
     def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._is_stopped:
             self.stop()
 

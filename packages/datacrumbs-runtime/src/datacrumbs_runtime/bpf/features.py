@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from datacrumbs_runtime.bpf import bpf_syscall, perf_events
-from datacrumbs_runtime.bpf.libbpf import Btf
+from datacrumbs_runtime.bpf.libbpf import BTF_KIND_FUNC, Btf
 from datacrumbs_runtime.bpf.tracefs_events import SharedEvent, user_place
 from datacrumbs_runtime.errors import KernelError
 
@@ -26,7 +26,7 @@ _RETURN_ZERO = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 # A kernel function that exists everywhere and is called seldom.
 _QUIET_FUNCTION = "vfs_truncate"
 _NO_TRACEPOINT = "dc_no_such_tracepoint"
-_BTF_KIND_STRUCT, _BTF_KIND_FUNC = 4, 12
+_BTF_KIND_STRUCT = 4
 _MEMBER = struct.Struct("=III")
 
 
@@ -179,7 +179,7 @@ def _try_kprobe_multi(session: bool) -> None:
 def _try_fentry() -> None:
     types = Btf.of_kernel()
     try:
-        function = types.find(_QUIET_FUNCTION, _BTF_KIND_FUNC)
+        function = types.find(_QUIET_FUNCTION, BTF_KIND_FUNC)
     finally:
         types.close()
     if function is None:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datacrumbs_runtime.bpf.libbpf import Btf
+from datacrumbs_runtime.bpf.layout import MAX_DEREFERENCES
+from datacrumbs_runtime.bpf.libbpf import BTF_KIND_FUNC, Btf
 from datacrumbs_runtime.errors import KernelError
 
 MODULE_TYPES = Path("/sys/kernel/btf")
-MAX_DEREFERENCES = 4
 MAX_OFFSET_BYTES = 0xFFFF
 
 _KIND_INT = 1
@@ -24,7 +24,6 @@ _KIND_STRUCT = 4
 _KIND_UNION = 5
 _KIND_ENUM = 6
 _KIND_TYPEDEF = 8
-_KIND_FUNC = 12
 _KIND_FUNC_PROTO = 13
 _KIND_ENUM64 = 19
 # typedef, volatile, const, restrict, type tag: they only refer to another type.
@@ -119,7 +118,7 @@ class KernelTypes:
         Empty: to none, or the kernel's types do not say.
         """
         for types in self._candidates(function):
-            type_id = types.find(function, _KIND_FUNC)
+            type_id = types.find(function, BTF_KIND_FUNC)
             if type_id is not None:
                 _, _, prototype = types.type_words(type_id)
                 arguments = [one for _, one in types.records(prototype, _PARAMETER)]

@@ -178,11 +178,6 @@ class Map:
         """Choose how many elements it can hold."""
         library().call("bpf_map__set_max_entries", self._handle, count)
 
-    def add_flags(self, flags: int) -> None:
-        """Add flags of map creation."""
-        current = library().call("bpf_map__map_flags", self._handle)
-        library().call("bpf_map__set_map_flags", self._handle, current | flags)
-
     def reuse(self, map_fd: int) -> None:
         """Use an existing map instead of making one. The descriptor stays the caller's."""
         library().call("bpf_map__reuse_fd", self._handle, map_fd)

@@ -41,8 +41,6 @@ _PROTOTYPES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
-    "bpf_map__map_flags": (c_uint32, (c_void_p,)),
-    "bpf_map__set_map_flags": (c_int, (c_void_p, c_uint32)),
     "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__initial_value": (c_void_p, (c_void_p, ctypes.POINTER(c_size_t))),
     "btf__load_vmlinux_btf": (c_void_p, ()),

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from datacrumbs_runtime.bpf import layout
 from datacrumbs_runtime.bpf.layout import SourceKind
 
 NO_ARGUMENT = 0xFF
@@ -45,20 +44,6 @@ class Value:
     at_end: bool = False
     is_signed: bool = False
     offsets: tuple[int, ...] = ()
-
-    def source(self) -> layout.Source:
-        """Return the declaration that the BPF programs read."""
-        source = layout.Source(
-            kind=self.kind,
-            argument=self.argument,
-            directory=self.directory,
-            size=self.size,
-            at_end=self.at_end,
-            nr_dereferences=len(self.offsets),
-            is_signed=self.is_signed,
-        )
-        source.offsets[: len(self.offsets)] = list(self.offsets)
-        return source
 
 
 def number(label: str, argument: int, number_format: str) -> Value:

@@ -313,11 +313,6 @@ class SiteConfig:
         return {setting.key: _as_text(getattr(self, setting.name)) for setting in settings()}
 
     @property
-    def secret_path(self) -> Path:
-        """The secret that signs probe files."""
-        return self.install_data_dir / ".datacrumbs-probe-secret"
-
-    @property
     def trace_base_dir(self) -> Path:
         """The part of the trace directory that is the same for all runs."""
         parts: list[str] = []

@@ -3,9 +3,8 @@
 The BPF programs count per CPU in the map "losses"; the pump and the writer count what they wrote.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import zip_longest
 
 from datacrumbs_runtime.trace.trace_lines import metadata_line
 
@@ -131,11 +130,6 @@ _CAUSES = {
 KERNEL_COUNTERS = tuple(field.name for field in fields(Losses))[:17]
 # These grow all the time; the others are worth a line in the trace when they change.
 _ALWAYS_GROWING = frozenset({"offered", "entered", "written", "counted", "filtered", "excluded"})
-
-
-def sum_per_cpu(rows: Iterable[Sequence[int]]) -> list[int]:
-    """Add up the counters of all CPUs."""
-    return [sum(column) for column in zip_longest(*rows, fillvalue=0)]
 
 
 def losses_from_counters(
