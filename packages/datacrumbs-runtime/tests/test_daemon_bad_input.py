@@ -27,7 +27,7 @@ OPTIONS = {
     "capture": (["--string-capture-bytes", "0", "PROBES"], 2, "not from 1 to"),
     "log level": (["--log-level", "loud", "PROBES"], 2, "none of debug, info"),
     "pattern": (["--trace-dir-pattern", "/t/%FOO%", "PROBES"], 2, "%FOO% is none of"),
-    "tier": (["--max-tier", "fast", "PROBES"], 2, "not a name such as uprobe.multi"),
+    "tier": (["--max-tier", "fast", "PROBES"], 2, "no tier fast: known are uprobe.session"),
     "user": (["--user", "nobody-here", "PROBES"], 2, "no such user"),
     "json": (["--json", "PROBES"], 2, "--json: only with --check"),
     "space in run id": (["PROBES", "a b"], 2, "not a run id"),

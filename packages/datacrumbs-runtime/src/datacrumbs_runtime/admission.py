@@ -62,7 +62,8 @@ def wanted_user(config: SiteConfig) -> Account | None:
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
-        raise UsageError(f"user {name}: no such user") from None
+        hint = f"this node must know the user: see getent passwd {name}"
+        raise UsageError(f"user {name}: no such user", hint=hint) from None
     return account_of_uid(entry.pw_uid)
 
 

@@ -146,7 +146,9 @@ class _Opening:
                     try:
                         check_binary(category, opened[category.binary_path])
                     except SigningError as error:
-                        changed[position] = str(error)
+                        # Whoever tells it names the category as well.
+                        reason = str(error).removeprefix(f"{category.name}: ")
+                        changed[position] = f"{reason}; {error.hint}" if error.hint else reason
             fds = list(opened.values())
             for start in range(0, len(fds), _FDS_PER_MESSAGE):
                 socket.send_fds(childs, [b"f"], fds[start : start + _FDS_PER_MESSAGE])

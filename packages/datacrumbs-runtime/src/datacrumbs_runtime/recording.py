@@ -85,6 +85,8 @@ class Recording:
         report = self._prepared.report
         text = f"recording {report.attached} of {report.requested} functions"
         sd_notify("READY=1", f"STATUS={text}")
+        for failure in report.failures:
+            logger.warning("%s: %s: %s", failure.category, failure.function, failure.reason)
         logger.info("run %s: %s into %s", self._run_id, text, self._engine.trace_path)
 
     def wait(self, signals: StopSignals) -> str:

@@ -1,6 +1,5 @@
 """From a signed probe file to attached programs: what a run and a check have in common."""
 
-import logging
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -26,8 +25,6 @@ from datacrumbs_runtime.trace_directory import TraceDirectory
 
 if TYPE_CHECKING:
     from datacrumbs_runtime.custom.host import CustomProbe
-
-logger = logging.getLogger(__name__)
 
 MAX_STEM = 100
 LAST_WAIT_S = 1.0
@@ -83,6 +80,7 @@ def prepare(
         for item in refused
         for function in item.category.functions
     ]
+    left_out: list[AttachFailure] = []
     if not request.retry_failed:
         pinned, left_out = known.without(pinned)
         failures += left_out
@@ -116,7 +114,9 @@ def prepare(
             interval_s=config.profile_interval_s,
             timeout_s=config.start_timeout_s,
         )
-    whole = _whole_report(report, failures, found, custom, custom_failures)
+    whole = _whole_report(
+        report, failures, found, custom, custom_failures, was_known=bool(left_out)
+    )
 
     def keep_outcomes() -> None:
         # What a tier refuses that was asked for says nothing of the one that is best here.
@@ -132,8 +132,10 @@ def _whole_report(
     found: Sequence[AttachFailure],
     custom: Sequence[Category],
     custom_failures: Sequence[AttachFailure],
+    *,
+    was_known: bool,
 ) -> AttachReport:
-    """Put together what was asked for and what came of it, and log what failed."""
+    """Put together what was asked for and what came of it."""
     custom_count = sum(len(category.functions) for category in custom)
     whole = replace(
         report,
@@ -142,15 +144,17 @@ def _whole_report(
         failures=(*left_out, *found, *custom_failures),
         tiers={**report.tiers, "custom": "bcc"} if custom else report.tiers,
     )
+    if not whole.requested:
+        raise AttachError(
+            "the probe file names no function", hint="make one with datacrumbs_probe_configurator"
+        )
     if not whole.attached:
-        first = whole.failures[0] if whole.failures else AttachFailure("", "", "it names none")
+        first = whole.failures[0]
         raise AttachError(
             f"none of {whole.requested} functions can be recorded: "
             f"{first.function}: {first.reason}",
-            hint="--retry-failed also tries what failed before" if left_out else None,
+            hint="--retry-failed also tries what failed before" if was_known else None,
         )
-    for failure in whole.failures:
-        logger.warning("%s: %s: %s", failure.category, failure.function, failure.reason)
     return whole
 
 

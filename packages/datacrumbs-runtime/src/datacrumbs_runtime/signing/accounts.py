@@ -61,7 +61,8 @@ def account_of_uid(uid: int) -> Account:
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        raise SigningError(f"uid {uid}: no such user") from None
+        hint = f"this machine must know the user: see getent passwd {uid}"
+        raise SigningError(f"uid {uid}: no such user", hint=hint) from None
     return Account(
         uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)), entry.pw_name
     )
