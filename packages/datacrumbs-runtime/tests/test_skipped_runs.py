@@ -217,7 +217,8 @@ def test_the_kernel_names_our_events_where_it_counts(tier: Tier) -> None:
     event = SharedEvent("kprobe")
     try:
         event.add(b"vfs_truncate")
-        assert sum(line.split()[0] == event.name for line in PROFILE.open()) == 1
+        lines = PROFILE.read_text().splitlines()
+        assert sum(line.split()[0] == event.name for line in lines) == 1
         assert missed_of_events([event]) == 0
     finally:
         event.remove()
