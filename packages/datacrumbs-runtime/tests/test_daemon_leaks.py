@@ -16,7 +16,7 @@ from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 
 pytestmark = pytest.mark.kernel
 
-CYCLES = 50
+CYCLES = 20
 PROCESSES = 2000
 HELD = re.compile(r"^(link|prog|map)_id:\s*([0-9]+)$", re.MULTILINE)
 TRACING = Path("/sys/kernel/tracing")
