@@ -35,7 +35,7 @@ def run(
 
 def copy_sources(target: Path) -> Path:
     """Copy what quickstart needs, and nothing that it made."""
-    made = shutil.ignore_patterns("__pycache__", "*.o", "*.so", "tests", "build")
+    made = shutil.ignore_patterns(".*", "__pycache__", "*.o", "*.so", "tests", "build")
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
