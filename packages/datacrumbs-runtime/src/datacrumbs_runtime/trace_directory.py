@@ -147,8 +147,9 @@ class TraceDirectory:
         # Whatever the umask is.
         os.fchmod(made, mode)
         if not self._is_users and name == self.account.user:
-            os.fchown(made, self.account.uid, self.account.gid)
+            # In this order root needs no right to change what is somebody else's.
             os.fchmod(made, 0o700)
+            os.fchown(made, self.account.uid, self.account.gid)
         return made
 
     def _look(self, fd: int) -> None:
