@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from daemon_site import Owner, open_directory, write_probe_file
+from waiting import wait_until
 
 from datacrumbs_runtime.schema.probe_file import Category
 
@@ -44,7 +44,7 @@ def docker(*arguments: str, stdin: str | None = None, check: bool = True) -> str
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -102,6 +102,7 @@ class Container:
             "DATACRUMBS_USER": ALICE.user,
             "DATACRUMBS_SERVICE_RUN_ID": run_id,
             "DATACRUMBS_LOG_DIR": LOG_DIR,
+            "DATACRUMBS_START_TIMEOUT_S": "20",
             **settings,
         }
         lines = "".join(f"{key}={value}\n" for key, value in environment.items())
@@ -170,10 +171,5 @@ def booted(*options: str, settings: Sequence[str] = ()) -> Iterator[Container]:
 
 
 def _wait_for_boot(container: Container) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        state = container.run("systemctl", "is-system-running", check=False).strip()
-        if state in ("running", "degraded"):
-            return
-        time.sleep(0.2)
-    pytest.fail("systemd did not start")
+    command = ("systemctl", "is-system-running")
+    wait_until(lambda: container.run(*command, check=False).strip() in ("running", "degraded"))
