@@ -56,7 +56,16 @@ def bench(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build and the manual pages into docs/_build/man."""
     session.run(
-        "python3", "-m", "sphinx", "-W", "-b", "html", "docs", "docs/_build/html", external=True
+        "python3",
+        "-m",
+        "sphinx",
+        "-n",
+        "-W",
+        "-b",
+        "html",
+        "docs",
+        "docs/_build/html",
+        external=True,
     )
     session.run("python3", "tools/command_reference.py", "man", "docs/_build/man", external=True)
 

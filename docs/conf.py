@@ -22,7 +22,8 @@ html_title = f"DataCrumbs {release}"
 html_theme_options = {
     "description": "Why was the I/O slow?",
     "fixed_sidebar": True,
-    "page_width": "80rem",
+    # Narrower windows have the navigation above the text.
+    "page_width": "72rem",
 }
 
 

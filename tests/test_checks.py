@@ -57,7 +57,7 @@ def test_changelog_fragments() -> None:
 
 
 def test_documentation_builds_without_warnings(tmp_path: Path) -> None:
-    check(script("sphinx-build"), "-q", "-W", "-b", "html", "docs", str(tmp_path / "html"))
+    check(script("sphinx-build"), "-q", "-n", "-W", "-b", "html", "docs", str(tmp_path / "html"))
 
 
 def test_manual_page_of_every_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +67,23 @@ def test_the_table_ends_with_the_verdict() -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "recording works here"
     assert "\x1b" not in done.stdout
+
+
+def test_client_library_of_the_installation_is_found(tmp_path: Path) -> None:
+    command = tmp_path / "bin/datacrumbs_doctor"
+    library = tmp_path / "lib/libdatacrumbs_client.so"
+    for path in (command, library):
+        path.parent.mkdir()
+    command.write_text(DOCTOR[2])
+    for state, value in (("fact", f"not in {tmp_path} nor "), ("good", str(library))):
+        done = subprocess.run(
+            [sys.executable, command, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+        assert checks["client library"]["state"] == state
+        assert checks["client library"]["value"].startswith(value)
+        library.touch()

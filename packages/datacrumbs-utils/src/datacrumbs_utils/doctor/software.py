@@ -11,6 +11,7 @@ from pathlib import Path
 from datacrumbs_runtime.engine import MachineFeatures
 from datacrumbs_runtime.errors import ProcessError
 from datacrumbs_runtime.process import run
+from datacrumbs_utils.discovery.installation import prefix
 from datacrumbs_utils.doctor.check import Check, State
 
 _OURS = ("datacrumbs-runtime", "datacrumbs-utils")
@@ -83,16 +84,15 @@ def _version(distribution: str) -> str | None:
 
 
 def _client_library() -> Check:
-    for directory in ("lib", "lib64"):
-        path = Path(sys.prefix, directory, _CLIENT_LIBRARY)
-        if path.exists():
-            return Check("software", "client library", State.GOOD, str(path))
-    return Check(
-        "software",
-        "client library",
-        State.FACT,
-        f"not in {sys.prefix} (datacrumbs_record does without)",
-    )
+    # The commands of an installation run in an environment of their own below it.
+    places = dict.fromkeys((prefix(), Path(sys.prefix)))
+    for place in places:
+        for directory in ("lib", "lib64"):
+            path = place / directory / _CLIENT_LIBRARY
+            if path.exists():
+                return Check("software", "client library", State.GOOD, str(path))
+    text = f"not in {' nor '.join(map(str, places))} (datacrumbs_record does without)"
+    return Check("software", "client library", State.FACT, text)
 
 
 def _program(name: str, purpose: str) -> Check:
