@@ -233,7 +233,7 @@ def _report(
     tiers: Mapping[str, str],
     duration_ns: int,
 ) -> AttachReport:
-    failures = [AttachFailure(*refused) for refused in registry.refused]
+    failures = list(registry.refused)
     for index, reason in sorted(refusals.items()):
         function = registry.functions[index]
         failures.append(AttachFailure(function.category, function.name, reason))

@@ -16,6 +16,7 @@ from datacrumbs_runtime.bpf.argument_formats import (
     plain_type,
     return_flags,
 )
+from datacrumbs_runtime.bpf.attach_report import AttachFailure
 from datacrumbs_runtime.bpf.elf_file import ElfFile
 from datacrumbs_runtime.bpf.function_rows import FunctionRow, function_row, unit_index
 from datacrumbs_runtime.bpf.kernel_btf import KernelTypes
@@ -42,14 +43,6 @@ STREAM_CATEGORY = "STDIO"
 _MODES = {"trace": int(Mode.TRACE), "profile": int(Mode.PROFILE)}
 _USDT_ENTRY = "__entry"
 _USDT_RETURN = "__return"
-
-
-class Refused(NamedTuple):
-    """A function of the probe file that is not recorded, and why."""
-
-    category: str
-    function: str
-    reason: str
 
 
 class Missing(NamedTuple):
@@ -85,7 +78,7 @@ class Registry:
     usdt: tuple[UsdtTarget, ...]
     kprobes: tuple[KprobeTarget, ...]
     tracepoints: tuple[TracepointTarget, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[AttachFailure, ...]
     missing: tuple[Missing, ...]
 
 
@@ -143,7 +136,7 @@ class _Builder:
         self._usdt: list[UsdtTarget] = []
         self._kprobes: list[KprobeTarget] = []
         self._tracepoints: list[TracepointTarget] = []
-        self._refused: list[Refused] = []
+        self._refused: list[AttachFailure] = []
         self._missing: list[Missing] = []
 
     def result(self) -> Registry:
@@ -173,7 +166,7 @@ class _Builder:
             add_all(category)
 
     def _refuse(self, category: Category, function: str, reason: str) -> None:
-        self._refused.append(Refused(category.name, function, reason))
+        self._refused.append(AttachFailure(category.name, function, reason))
 
     def _note_missing(self, category: Category, function: str, labels: tuple[str, ...]) -> None:
         if labels:
