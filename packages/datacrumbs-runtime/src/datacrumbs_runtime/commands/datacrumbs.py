@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from datacrumbs_runtime import __version__
-from datacrumbs_runtime.cli import CONTEXT_SETTINGS, examples, run_command
+from datacrumbs_runtime.bpf.attach_report import AttachReport
+from datacrumbs_runtime.cli import CONTEXT_SETTINGS, examples, prefix_option, run_command
 from datacrumbs_runtime.errors import DatacrumbsError, UsageError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.run_id import check_run_id, choose_run_id
@@ -83,11 +84,7 @@ def _metavar(type_name: str) -> str:
     help="Only processes of this cgroup can register.",
 )
 @click.option("--retry-failed", is_flag=True, help="Also try what failed in earlier runs.")
-@click.option(
-    "--prefix",
-    type=click.Path(path_type=Path),
-    help="The installation; default: the one that this command belongs to.",
-)
+@prefix_option
 @_setting_options
 def command(
     probe_file: str,
@@ -196,7 +193,7 @@ def _set_up_log(config: SiteConfig, run_id: str, *, is_check: bool) -> None:
     )
 
 
-def _print_report(report: Any, *, as_json: bool) -> None:
+def _print_report(report: AttachReport, *, as_json: bool) -> None:
     if as_json:
         document = {
             "requested": report.requested,
