@@ -64,6 +64,8 @@ def test_manual_page_of_every_command(tmp_path: Path) -> None:
     check(sys.executable, "tools/command_reference.py", "man", str(tmp_path))
     pages = {page.name for page in tmp_path.glob("*.1")}
     assert "datacrumbs_record.1" in pages
+    # Its exit status is that of another program.
+    assert "COMMAND's own" in (tmp_path / "datacrumbs_record.1").read_text()
     for page in sorted(tmp_path.iterdir()):
         assert page.read_text().startswith(".TH ")
 

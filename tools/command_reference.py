@@ -19,6 +19,13 @@ from settings_reference import write_settings
 
 DISTRIBUTIONS = ("datacrumbs-runtime", "datacrumbs-utils")
 EXIT_STATUS = "0: done. 1: an expected failure, told on standard error. 2: wrong usage."
+EXIT_STATUS_OF = {
+    "datacrumbs_record": "COMMAND's own. 1: COMMAND could not be started, or nothing recorded, told "
+    "on standard error. 2: wrong usage.",
+    "datacrumbs_status": "0: done. 1: the run is not on this node, or not active. 2: wrong usage.",
+    "datacrumbs": "0: ended by a signal; with --check: all can be recorded. 1: an expected failure, "
+    "told on standard error; with --check also that something cannot be recorded. 2: wrong usage.",
+}
 # Commands that only root can use: section 8 of the manual.
 ADMINISTRATOR = frozenset(
     {
@@ -122,7 +129,7 @@ def manual_page(command: click.Command, version: str) -> str:
         lines += [".TP", f"\\fB{roff(option)}\\fP", roff(text)]
     if examples(command):
         lines += [".SH EXAMPLES", ".nf", *map(roff, examples(command)), ".fi"]
-    lines += [".SH EXIT STATUS", roff(EXIT_STATUS)]
+    lines += [".SH EXIT STATUS", roff(EXIT_STATUS_OF.get(name, EXIT_STATUS))]
     if name in SEE_ALSO:
         lines += [".SH SEE ALSO", roff(", ".join(SEE_ALSO[name]))]
     return "\n".join(lines) + "\n"
