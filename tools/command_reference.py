@@ -20,11 +20,12 @@ from settings_reference import write_settings
 DISTRIBUTIONS = ("datacrumbs-runtime", "datacrumbs-utils")
 EXIT_STATUS = "0: done. 1: an expected failure, told on standard error. 2: wrong usage."
 EXIT_STATUS_OF = {
-    "datacrumbs_record": "COMMAND's own. 1: COMMAND could not be started, or nothing recorded, told "
-    "on standard error. 2: wrong usage.",
+    "datacrumbs_record": "COMMAND's own. 1: COMMAND could not be started, or nothing recorded, "
+    "told on standard error. 2: wrong usage.",
     "datacrumbs_status": "0: done. 1: the run is not on this node, or not active. 2: wrong usage.",
-    "datacrumbs": "0: ended by a signal; with --check: all can be recorded. 1: an expected failure, "
-    "told on standard error; with --check also that something cannot be recorded. 2: wrong usage.",
+    "datacrumbs": "0: ended by a signal; with --check: all can be recorded. 1: an expected "
+    "failure, told on standard error; with --check also: something cannot be recorded. 2: wrong "
+    "usage.",
 }
 # Commands that only root can use: section 8 of the manual.
 ADMINISTRATOR = frozenset(
