@@ -41,6 +41,7 @@ class VirtualMachine:
     def __init__(self, connection: socket.socket, console: Path) -> None:
         self._connection = connection
         self._console = console
+        self._trouble: str | None = None
 
     def run(
         self,
@@ -57,7 +58,8 @@ class VirtualMachine:
             "stdin": base64.b64encode(stdin).decode(),
             "timeout_s": timeout_s,
         }
-        self._connection.sendall(json.dumps(request).encode() + b"\n")
+        if self._trouble is None:
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
         answer = self.answer(timeout_s + 30)
         done = Done(
             answer["status"],
@@ -69,18 +71,25 @@ class VirtualMachine:
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
         """Wait for the next line of the agent."""
+        if self._trouble is not None:
+            # No other test waits for a machine that one has found dead.
+            raise MachineError(f"the machine is not there any more: {self._trouble}")
         self._connection.settimeout(timeout_s)
         received = b""
         try:
             while not received.endswith(b"\n"):
                 data = self._connection.recv(1 << 20)
                 if not data:
-                    raise MachineError(f"the machine is gone:\n{self.console()}")
+                    raise self._given_up("the machine is gone")
                 received += data
         except TimeoutError:
-            raise MachineError(f"the machine says nothing:\n{self.console()}") from None
+            raise self._given_up("the machine says nothing") from None
         answer: dict[str, Any] = json.loads(received)
         return answer
+
+    def _given_up(self, trouble: str) -> MachineError:
+        self._trouble = trouble
+        return MachineError(f"{trouble}:\n{self.console()}")
 
     def console(self) -> str:
         """Return the end of what the machine printed."""
