@@ -40,7 +40,7 @@ class Limits:
     Attributes:
         readers: Requests that are being read or decided.
         readers_per_user: The same of one user.
-        workers: Requests that are being decided.
+        workers: Requests that are being decided; each user can have one in any case.
         waiting: Connections that are accepted and wait.
         waiting_per_user: The same of one user.
         request_timeout_s: For a request to arrive whole, and for an answer to be taken.
@@ -266,8 +266,12 @@ class SigningService:
         working = Counter(c.peer.uid for c in self._children.values() if c.working)
         free = self._limits.workers - sum(working.values())
         ready = [c for c in self._children.values() if c.ready and not c.working]
-        while free > 0 and ready:
+        while ready:
             child = min(ready, key=lambda c: working[c.peer.uid])
+            # A user can hold up what is decided for him, with a signal for instance: whoever has
+            # nothing under way does not wait for others.
+            if free <= 0 and working[child.peer.uid]:
+                return
             ready.remove(child)
             child.working = True
             working[child.peer.uid] += 1
