@@ -27,6 +27,24 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def soak(session: nox.Session) -> None:
+    """Start and stop 200 runs and record 100,000 processes in one: nothing stays behind."""
+    tests = f"{RUNTIME}/tests/test_daemon_leaks.py"
+    environment = {"DATACRUMBS_TEST_SOAK": "1"}
+    session.run(
+        "python3",
+        "-m",
+        "pytest",
+        "-m",
+        "kernel",
+        tests,
+        *session.posargs,
+        env=environment,
+        external=True,
+    )
+
+
+@nox.session(venv_backend="none")
 def vm(session: nox.Session) -> None:
     """Run the tests of attaching on all kernels there are, in virtual machines."""
     tool = "tools/kernel-vm.sh"
