@@ -92,7 +92,7 @@ GARBAGE: dict[str, tuple[tuple[str, ...], str, int]] = {
     "no trace can be made there": (("--output", "/proc/t", "--", "true"), "/proc/t: ", 1),
     "process that does not exist": (("--pid", "4194304"), "process 4194304: No such process", 1),
     "process that is no number": (("--pid", "x"), "'x' is not a valid integer range", 2),
-    "user that does not exist": (("--user", "nosuch", "--", "true"), "--user: nosuch: no such user", 2),
+    "user that does not exist": (("--user", "nosuch", "--", "true"), "--user: nosuch: no such", 2),
     "size": (("--ring-buffer-size", "12q", "--", "true"), "--ring-buffer-size: '12q'", 2),
     "size too small": (("--ring-buffer-size", "1", "--", "true"), "must be from 4K", 2),
     "threshold": (("--threshold", "soon", "--", "true"), "--threshold: 'soon'", 2),
