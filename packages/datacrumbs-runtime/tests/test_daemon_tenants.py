@@ -129,7 +129,7 @@ def test_third_user_cannot_keep_a_run_id_from_being_used(site: Site) -> None:
         holder.kill()
 
 
-def test_status_shows_others_no_more_than_that_a_run_exists(site: Site) -> None:
+def test_status_shows_others_no_more_than_whose_run_there_is_since_when(site: Site) -> None:
     program = COMMAND.format("datacrumbs_status")
     code = (
         f"import os; from datacrumbs_runtime.commands import datacrumbs_status; "
@@ -147,7 +147,8 @@ def test_status_shows_others_no_more_than_that_a_run_exists(site: Site) -> None:
     (run,) = json.loads(done.stdout)
     assert run["state"] == "recording"
     assert not run["readable"]
-    assert not {"user", "trace", "files", "probe_file"} & run.keys()
+    assert run["user"] == ALICE
+    assert set(run) == {"run_id", "pid", "state", "readable", "user", "since"}
 
 
 # Started as root and recorded for root; then it becomes somebody else and runs a program.
