@@ -1,5 +1,6 @@
 """Functions, USDT probes and tracepoints under the daemon, against the program's own books."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.kernel
 TIERS = ("uprobe.session", "uprobe.multi", "uprobe.tracefs", "uprobe.perf")
 ROUNDS, PROCESSES, THREADS = 300, 3, 4
 SIGUSR1 = 10
+# Of recordings: in another order of the tests a tier may be recorded again.
+NUMBERS = itertools.count(1)
 CONFIGURATION = """
 capture_probes:
   - name: FUNCTIONS
@@ -69,7 +72,7 @@ def site() -> Iterator[Site]:
 def recording(site: Site, programs: Path, request: pytest.FixtureRequest) -> Recording:
     tier: str = request.param
     program = programs / "own_probes"
-    name = tier.partition(".")[2]
+    name = f"{tier.partition('.')[2]}-{next(NUMBERS)}"
     runs = (
         Run(f"traced-{name}", discovered(site, program, "trace", "trace", "trace")),
         Run(f"counted-{name}", discovered(site, program, "profile", "profile", "profile")),
