@@ -9,7 +9,7 @@
  * The kernel puts a uprobe in the place of the first instruction. A 5-byte nop there is emulated,
  * not single-stepped, and newer kernels even turn it into a call. The endbr64 that compilers put
  * first would be single-stepped, at twenty times the cost: hence a body without a prologue.
- * datacrumbs_wrap knows these bytes (mark.h).
+ * datacrumbs_wrap knows these bytes (wrap.c).
  */
 #if defined(__x86_64__)
 #define DC_MARK __attribute__((naked, noinline, used)) DATACRUMBS_EXPORT
