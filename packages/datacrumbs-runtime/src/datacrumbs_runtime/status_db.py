@@ -21,6 +21,13 @@ from datacrumbs_runtime.schema.probe_file import Category, ProbeType
 logger = logging.getLogger(__name__)
 
 MODE = 0o600
+# Names are the users' own: what one makes up must not fill the disk, nor delay the starts of all.
+MAX_ROWS = 32768
+MAX_NAME_CHARS = 255
+MAX_SCOPE_CHARS = 512
+MAX_REASON_CHARS = 255
+MAX_DATABASES = 64
+UNNAMED = "unnamed"
 INVALID = "invalid"
 SUCCESSFUL = "successful"
 # Two daemons that start together write a few ms each; a file system that hangs must not hold us.
@@ -104,8 +111,13 @@ def database_path(data_dir: Path, install_user: str, config_file: str) -> Path:
         config_file: The host configuration that the probe file was made from, as it says itself.
     """
     stem = Path(config_file).name.partition(".")[0]
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:64] or "unnamed"
-    return data_dir / f"probes-runtime-status-{install_user}-{name}.sqlite"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:64] or UNNAMED
+    beginning = f"probes-runtime-status-{install_user}-"
+    path = data_dir / f"{beginning}{name}.sqlite"
+    # As many as one likes would be a way to fill the disk.
+    if not path.exists() and len(list(data_dir.glob(f"{beginning}*"))) >= MAX_DATABASES:
+        return data_dir / f"{beginning}{UNNAMED}.sqlite"
+    return path
 
 
 class StatusDatabase:
@@ -152,8 +164,11 @@ class StatusDatabase:
                 known = _rows(database)
                 rows = []
                 for outcome in outcomes:
+                    if not _is_kept(outcome.target):
+                        continue
                     status = SUCCESSFUL if outcome.reason is None else INVALID
-                    new = (status, self._kernel_release, outcome.build_id, outcome.reason or "")
+                    reason = (outcome.reason or "")[:MAX_REASON_CHARS]
+                    new = (status, self._kernel_release, outcome.build_id, reason)
                     if known.get(outcome.target) != new:
                         rows.append((*outcome.target, *new, now))
                 if not rows:
@@ -164,6 +179,11 @@ class StatusDatabase:
                     "function_name, status, kernel_release, build_id, reason, updated) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
+                )
+                database.execute(
+                    "DELETE FROM runtime_probe_status WHERE rowid IN (SELECT rowid "
+                    "FROM runtime_probe_status ORDER BY updated DESC LIMIT -1 OFFSET ?)",
+                    (MAX_ROWS,),
                 )
                 database.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
@@ -219,6 +239,10 @@ class StatusDatabase:
             os.fchmod(fd, MODE)
         finally:
             os.close(fd)
+
+
+def _is_kept(target: Target) -> bool:
+    return len(target.function) <= MAX_NAME_CHARS and len(target.scope) <= MAX_SCOPE_CHARS
 
 
 def _rows(database: sqlite3.Connection, status: str | None = None) -> dict[Target, _Known]:
