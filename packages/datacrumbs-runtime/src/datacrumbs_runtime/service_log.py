@@ -32,6 +32,9 @@ LEVELS = {
 MODE = 0o600
 # More than a run with the most functions says when all of them fail.
 MAX_WAITING_LINES = 20_000
+# A name may have 16384 characters, a run as many functions, and all of them may fail.
+MAX_LINE_CHARS = 500
+_LEFT_OUT = " ... "
 LAST_WAIT_S = 0.5
 _LOOK_S = 0.002
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
@@ -98,7 +101,12 @@ class _OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """Return the record without its traceback, if it has one."""
-        return super().formatMessage(record).translate(_CONTROL_CHARACTERS)
+        text = super().formatMessage(record)
+        if len(text) > MAX_LINE_CHARS:
+            # The middle goes: in front is what it is about, at the end what is wrong.
+            half = (MAX_LINE_CHARS - len(_LEFT_OUT)) // 2
+            text = f"{text[:half]}{_LEFT_OUT}{text[-half:]}"
+        return text.translate(_CONTROL_CHARACTERS)
 
 
 class _LowerCaseLevel(_OneLine):
