@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from datacrumbs_runtime.errors import DatacrumbsError
+from datacrumbs_runtime.errors import DatacrumbsError, UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -72,6 +73,18 @@ prefix_option = click.option(
     help="The installation.",
     show_default="the one that this command belongs to",
 )
+
+
+def user_entry(name: str) -> pwd.struct_passwd:
+    """Find the user that the option --user names, or gives as a number.
+
+    Raises:
+        UsageError: There is none.
+    """
+    try:
+        return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise UsageError(f"--user: {name}: no such user") from None
 
 
 def teller(*, quiet: bool, dry_run: bool) -> Callable[[str], None]:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import pwd
 import time
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from datacrumbs_runtime.cli import (
     print_error,
     run_command,
     set_up_logging,
+    user_entry,
 )
-from datacrumbs_runtime.errors import SigningError, UsageError
+from datacrumbs_runtime.errors import SigningError
 from datacrumbs_runtime.prefix import find_prefix
 from datacrumbs_runtime.schema.probe_file import DEFAULT_MAX_FUNCTIONS, ProbeFile
 from datacrumbs_runtime.signing.installation import SigningPaths, installed_config
@@ -109,10 +109,7 @@ def _site_of_policy(paths: SigningPaths) -> str | None:
 def _user(user: str | None) -> tuple[int | None, str | None]:
     if user is None:
         return None, None
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        raise UsageError(f"--user: {user}: no such user") from None
+    entry = user_entry(user)
     return entry.pw_uid, entry.pw_name
 
 

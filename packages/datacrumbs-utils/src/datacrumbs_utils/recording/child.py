@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from datacrumbs_runtime.errors import ProcessError, UsageError
+from datacrumbs_runtime.cli import user_entry
+from datacrumbs_runtime.errors import ProcessError
 
 _GO = signal.SIGUSR1
 _PARENT_CHECK_S = 1.0
@@ -51,10 +52,7 @@ def account(name: str) -> Account:
     Raises:
         UsageError: There is none.
     """
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        raise UsageError(f"--user: {name}: no such user") from None
+    entry = user_entry(name)
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
