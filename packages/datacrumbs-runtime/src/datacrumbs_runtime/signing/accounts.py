@@ -228,14 +228,18 @@ def open_regular_file(path: str) -> int:
         SigningError: It cannot be read, or is not a regular file.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        # To open a device may be to begin something, a watchdog for instance: first only a look.
+        seen = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(seen).st_mode):
+                raise SigningError(f"{_shown(path)}: not a regular file")
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{seen}", flags)
+        finally:
+            os.close(seen)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SigningError(f"{_shown(path)}: {reason}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise SigningError(f"{_shown(path)}: not a regular file")
-    return fd
 
 
 def read_bounded(fd: int, where: str, max_bytes: int) -> bytes:
