@@ -69,6 +69,7 @@ def examples(*lines: str) -> str:
 
 prefix_option = click.option(
     "--prefix",
+    metavar="DIRECTORY",
     type=click.Path(path_type=Path),
     help="The installation.",
     show_default="the one that this command belongs to",

@@ -39,15 +39,25 @@ NAME = "datacrumbs_probe_verify"
 @click.version_option(__version__)
 @click.argument("file", type=click.Path(path_type=Path))
 @prefix_option
-@click.option("--user", help="Whose run it is for, by name or uid.", show_default="anybody's")
 @click.option(
-    "--host", default=platform.node, help="The host that it is for.", show_default="this host"
+    "--user", metavar="NAME", help="Whose run it is for, by name or uid.", show_default="anybody's"
 )
 @click.option(
-    "--site", help="The group of hosts that it is for.", show_default="the installation's"
+    "--host",
+    metavar="NAME",
+    default=platform.node,
+    help="The host that it is for.",
+    show_default="this host",
+)
+@click.option(
+    "--site",
+    metavar="NAME",
+    help="The group of hosts that it is for.",
+    show_default="the installation's",
 )
 @click.option(
     "--max-functions",
+    metavar="NUMBER",
     type=click.IntRange(min=1),
     help="The most functions that a probe file may have.",
     show_default="the installation's",

@@ -44,15 +44,20 @@ from datacrumbs_runtime.signing.request import Signer, audit_logger
 @prefix_option
 @click.option(
     "--run-dir",
+    metavar="DIRECTORY",
     type=click.Path(path_type=Path),
     help="Where the socket is made.",
     show_default="the installation's",
 )
 @click.option(
-    "--socket-group", help="Only members of this group may ask.", show_default="everybody"
+    "--socket-group",
+    metavar="GROUP",
+    help="Only members of this group may ask.",
+    show_default="everybody",
 )
 @click.option(
     "--site",
+    metavar="NAME",
     help="The group of hosts on which signed files are valid.",
     show_default="the installation's",
 )
@@ -67,6 +72,7 @@ from datacrumbs_runtime.signing.request import Signer, audit_logger
 )
 @click.option(
     "--audit-log",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     help="Append the audit lines to this file as well.",
 )
@@ -82,6 +88,7 @@ from datacrumbs_runtime.signing.request import Signer, audit_logger
 )
 @click.option(
     "--keep-days",
+    metavar="DAYS",
     type=click.IntRange(0, 3660),
     default=180,
     show_default=True,

@@ -61,14 +61,16 @@ logger = logging.getLogger(__name__)
 )
 @click.option(
     "--output",
+    metavar="FILE|DIRECTORY",
     type=click.Path(path_type=Path),
     help="File or directory of the trace.",
     show_default="the working directory",
 )
-@click.option("--user", metavar="NAME", help="Run the command as this user.")
+@click.option("--user", metavar="NAME", help="Run the command as this user, by name or uid.")
 @click.option(
     "--pid",
     "pids",
+    metavar="PID",
     type=click.IntRange(min=1),
     multiple=True,
     help="Record this running process, its threads and children, instead of a command.",
@@ -77,7 +79,9 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--wait-all", is_flag=True, help="Record until all that the command started has ended."
 )
-@click.option("--run-id", default="", help="Name of the run.", show_default="the time of day")
+@click.option(
+    "--run-id", metavar="NAME", default="", help="Name of the run.", show_default="the time of day"
+)
 @click.option(
     "--ring-buffer-size",
     metavar="SIZE",
@@ -94,13 +98,18 @@ logger = logging.getLogger(__name__)
 )
 @click.option(
     "--string-bytes",
+    metavar="BYTES",
     type=click.IntRange(8, 4096),
     default=64,
     show_default=True,
     help="Longest text of an argument.",
 )
 @click.option("--kernel-threads", is_flag=True, help="Also record threads of the kernel.")
-@click.option("--max-tier", metavar="TIER", help="Attach by no better way than this one.")
+@click.option(
+    "--max-tier",
+    metavar="TIERS",
+    help="Attach by no better ways than these, such as uprobe.multi,kprobe.perf.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one line of JSON.")
 @common_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARGUMENTS]...")
