@@ -25,7 +25,7 @@ REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$REPOSITORY/.venv/bin/python}
 RUNTIME_TESTS=packages/datacrumbs-runtime/tests
 TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,functions_named_twice,bpf_attach,engine}.py)
-TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions,skipped_runs}.py)
+TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions,skipped_runs,lost_children}.py)
 SHORT_TESTS=("$RUNTIME_TESTS"/test_{kernel_functions,functions_named_twice,skipped_runs}.py)
 # Functions of user space are tested by the same files on this machine's own kernel.
 SHORT_TESTS+=(-k 'not uprobe')

@@ -49,7 +49,9 @@ int BPF_PROG(dc_fork, struct task_struct *parent, struct task_struct *child)
 		return 0;
 	mark = bpf_task_storage_get(&threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!mark) {
-		count_loss(DC_LOSS_STATE);
+		/* a thread asks its leader */
+		if (child->pid == child->tgid)
+			note_lost_child(child);
 		return 0;
 	}
 	mark->recorded = 1;
@@ -68,6 +70,8 @@ int BPF_PROG(dc_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	struct dc_frames *calls;
 
 	if (!thread) {
+		if (dc_lost_children)
+			dc_adopt_lost_child(1);
 		/* one that just came to the owner, such as a login */
 		if (dc_all_processes && dc_control.recording && is_owned() &&
 		    !has_gained_rights(binprm))

@@ -35,6 +35,7 @@ const volatile __u64 dc_base_ns = 0;	/* start of the run: session cookies count 
 const volatile struct dc_profile dc_no_calls = { .min_ns = ~0ULL };
 
 struct dc_control dc_control = {};
+__u32 dc_lost_children = 0; /* there may be one: see dc_adopt_lost_child() */
 
 /* Whether those who read the trace may know what the kernel's memory holds. */
 static __always_inline int is_roots_run(void)
@@ -70,6 +71,8 @@ struct dc_thread {
 	__u32 recorded;	   /* user space sets this to 1 to register a process */
 	__u32 system_call; /* dc_syscall_functions[] of the call that the thread is in, or 0 */
 	__u64 registration_generation;
+	__u32 lost_child; /* of a process: a child for whose mark there was no memory, or 0 */
+	__u32 reserved;
 	struct dc_pending pending;
 	struct dc_cached_file files[DC_CACHED_FILES];
 	struct dc_cached_file working_directory;

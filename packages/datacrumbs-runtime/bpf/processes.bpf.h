@@ -29,6 +29,110 @@ static __always_inline void stay_on_own_stack(void)
 				     : "r0", "r1", "r2", "r3", "r4", "r5");
 }
 
+/* Tell user space what a process or thread is called, and whose child it is. */
+static __always_inline void send_task(struct task_struct *task, const char *name, __u16 kind,
+				      __u32 parent)
+{
+	struct dc_scratch *to;
+	int buffer;
+	long length;
+
+	buffer = dc_take_scratch();
+	if (buffer < 0)
+		return;
+	to = scratch_buffer(buffer);
+	if (!to)
+		return;
+	length = bpf_probe_read_kernel_str(to->text, DC_COMM_BYTES, name);
+	to->string.id = 0;
+	to->string.directory = 0;
+	to->string.number = parent;
+	to->string.kind = kind;
+	to->string.flags = 0;
+	to->string.time_ns = bpf_ktime_get_ns();
+	to->string.process = task->tgid;
+	to->string.thread = task->pid;
+	to->string.uid = (__u32)bpf_get_current_uid_gid();
+	to->string.length = length > 0 ? length & (2 * DC_COMM_BYTES - 1) : 0;
+	to->string.reserved = 0;
+	if (bpf_ringbuf_output(&strings, &to->string, sizeof(to->string) + 2 * DC_COMM_BYTES,
+			       BPF_RB_NO_WAKEUP))
+		count_loss(DC_LOSS_STRINGS_FULL);
+	release_scratch(to);
+}
+
+static __always_inline void publish_process(__u32 process)
+{
+	__u8 recorded = 1;
+
+	if (dc_publish_processes &&
+	    bpf_map_update_elem(&recorded_processes, &process, &recorded, BPF_ANY))
+		count_loss(DC_LOSS_STATE);
+}
+
+static __always_inline void retract_process(__u32 process)
+{
+	if (dc_publish_processes)
+		bpf_map_delete_elem(&recorded_processes, &process);
+}
+
+/* The mark of the process that a process is a child of, or NULL if that is not recorded. */
+static __always_inline struct dc_thread *mark_of_parent(struct task_struct *leader)
+{
+	struct task_struct *parent = leader->real_parent;
+	struct task_struct *process = parent ? parent->group_leader : NULL;
+	struct dc_thread *mark = process ? bpf_task_storage_get(&threads, process, 0, 0) : NULL;
+
+	return mark && mark->recorded ? mark : NULL;
+}
+
+/*
+ * The kernel has no memory for the mark of a child while it has preempted another program that asks
+ * for some on that CPU: its parent knows it then, one at a time.
+ */
+static __always_inline void note_lost_child(struct task_struct *child)
+{
+	struct dc_thread *mark = mark_of_parent(child);
+
+	if (!mark || mark->lost_child)
+		count_loss(DC_LOSS_STATE);
+	if (!mark)
+		return;
+	mark->lost_child = child->tgid;
+	dc_lost_children = 1;
+}
+
+/*
+ * Mark the current process if it is such a child: as what it was at the fork, so not after an exec,
+ * which may give it other rights. Returns whether it is marked now.
+ */
+__noinline int dc_adopt_lost_child(__u32 has_executed)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *leader = task->group_leader;
+	struct dc_thread *mark = leader ? mark_of_parent(leader) : NULL;
+	struct dc_thread *own;
+
+	if (!mark || mark->lost_child != task->tgid)
+		return 0;
+	own = has_executed
+		      ? NULL
+		      : bpf_task_storage_get(&threads, leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!own) {
+		count_loss(DC_LOSS_STATE);
+		if (has_executed)
+			mark->lost_child = 0;
+		return 0;
+	}
+	mark->lost_child = 0;
+	own->recorded = 1;
+	own->registration_generation = dc_control.registration_generation;
+	publish_process(task->tgid);
+	send_task(leader, leader->comm, DC_STRING_PROCESS_NAME,
+		  BPF_CORE_READ(leader, real_parent, tgid));
+	return 1;
+}
+
 /* First sight of a thread, or registrations have changed: ask the leader. */
 static __always_inline struct dc_thread *adopt_thread(struct task_struct *task,
 						      struct dc_thread *thread)
@@ -37,6 +141,8 @@ static __always_inline struct dc_thread *adopt_thread(struct task_struct *task,
 	struct dc_thread *mark;
 
 	mark = leader ? bpf_task_storage_get(&threads, leader, 0, 0) : NULL;
+	if (leader && !mark && dc_lost_children && dc_adopt_lost_child(0))
+		mark = bpf_task_storage_get(&threads, leader, 0, 0);
 	if (!mark || !mark->recorded) {
 		if (thread)
 			thread->recorded = 0;
@@ -153,53 +259,6 @@ static __always_inline int is_owned(void)
 static __always_inline int has_gained_rights(struct linux_binprm *binprm)
 {
 	return !is_roots_run() && BPF_CORE_READ_BITFIELD_PROBED(binprm, secureexec);
-}
-
-/* Tell user space what a process or thread is called, and whose child it is. */
-static __always_inline void send_task(struct task_struct *task, const char *name, __u16 kind,
-				      __u32 parent)
-{
-	struct dc_scratch *to;
-	int buffer;
-	long length;
-
-	buffer = dc_take_scratch();
-	if (buffer < 0)
-		return;
-	to = scratch_buffer(buffer);
-	if (!to)
-		return;
-	length = bpf_probe_read_kernel_str(to->text, DC_COMM_BYTES, name);
-	to->string.id = 0;
-	to->string.directory = 0;
-	to->string.number = parent;
-	to->string.kind = kind;
-	to->string.flags = 0;
-	to->string.time_ns = bpf_ktime_get_ns();
-	to->string.process = task->tgid;
-	to->string.thread = task->pid;
-	to->string.uid = (__u32)bpf_get_current_uid_gid();
-	to->string.length = length > 0 ? length & (2 * DC_COMM_BYTES - 1) : 0;
-	to->string.reserved = 0;
-	if (bpf_ringbuf_output(&strings, &to->string, sizeof(to->string) + 2 * DC_COMM_BYTES,
-			       BPF_RB_NO_WAKEUP))
-		count_loss(DC_LOSS_STRINGS_FULL);
-	release_scratch(to);
-}
-
-static __always_inline void publish_process(__u32 process)
-{
-	__u8 recorded = 1;
-
-	if (dc_publish_processes &&
-	    bpf_map_update_elem(&recorded_processes, &process, &recorded, BPF_ANY))
-		count_loss(DC_LOSS_STATE);
-}
-
-static __always_inline void retract_process(__u32 process)
-{
-	if (dc_publish_processes)
-		bpf_map_delete_elem(&recorded_processes, &process);
 }
 
 static __always_inline void register_current(void)
