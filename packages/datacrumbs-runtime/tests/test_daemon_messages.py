@@ -78,3 +78,15 @@ def test_user_whom_the_node_does_not_know_is_named_with_what_to_look_at(site: Si
     done = site.run("datacrumbs", "--prefix", str(site.prefix), "--check", str(probes))
     assert "datacrumbs: error: uid 54321: no such user" in done.stderr
     assert "see getent passwd 54321" in done.stderr
+
+
+def test_trace_out_of_the_reach_of_its_owner_is_told(site: Site) -> None:
+    closed = site.root / "closed"
+    closed.mkdir(mode=0o700)
+    probes = site.probe_file(ALICE)
+    told = f"{closed}/traces: the owner of the trace cannot enter it"
+    for directory, is_told in ((closed / "traces", True), (site.traces / "open", False)):
+        with site.running("run1", probes, "--trace-dir-pattern", str(directory)) as daemon:
+            pass
+        assert (told in daemon.output()) is is_told
+        assert list(directory.glob("*.pfw.gz"))

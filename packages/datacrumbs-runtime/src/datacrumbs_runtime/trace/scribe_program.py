@@ -67,7 +67,8 @@ class Hand:
     def _do(self, request: Request, pieces: Sequence[bytes]) -> Answer:
         if request.do in (messages.CREATE, messages.REOPEN):
             self._file = TraceFile(request.place, request.file, request.size_bytes)
-            return Answer(file=self._file.id)
+            text = "" if self._file.is_in_reach() else "the owner of the trace cannot enter it"
+            return Answer(message=text, file=self._file.id)
         file = self._open_file()
         if request.do == messages.WRITE:
             return self._write(pieces[0])

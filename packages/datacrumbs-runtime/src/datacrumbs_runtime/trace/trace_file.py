@@ -118,6 +118,18 @@ class TraceFile:
         status = os.fstat(self._fd)
         return FileId(self.name, status.st_dev, status.st_ino)
 
+    def is_in_reach(self) -> bool:
+        """Return whether its owner can enter all directories above it."""
+        with self._filling():
+            try:
+                os.stat(os.path.join(self._place.directory, self.name))  # noqa: PTH116, PTH118
+            except PermissionError:
+                return False
+            except OSError:
+                # Removed already, perhaps.
+                return True
+        return True
+
     def write(self, data: bytes) -> bool:
         """Add data at the end, or nothing of it.
 

@@ -28,8 +28,7 @@ __all__ = ["Owner", "Place", "TraceWriter", "WriterCounters", "WriterSettings"]
 logger = logging.getLogger(__name__)
 
 MAX_SCRIBES = 4  # If whoever writes is killed again and again, this process writes.
-# How long a second signal lets the end of a run wait for the disk.
-HURRIED_WAIT_S = 0.2
+HURRIED_WAIT_S = 0.2  # A second signal lets the end of a run wait this long for the disk.
 SLOW_S = 2.0  # After this time the log says that the disk does not answer.
 _WAIT_STEP_S = 0.02
 _NO_ANSWER = "the file system does not answer"
@@ -140,8 +139,7 @@ class TraceWriter(AbstractContextManager["TraceWriter"]):
 
     def poll(self) -> None:
         """Close the member that is old enough, and ask a full disk again."""
-        age_s = time.monotonic() - self._lines_since_s
-        if self._lines and age_s >= self._settings.member_age_s:
+        if self._lines and time.monotonic() - self._lines_since_s >= self._settings.member_age_s:
             self._close_member()
         self._write_waiting()
 
@@ -219,6 +217,8 @@ class TraceWriter(AbstractContextManager["TraceWriter"]):
             logger.warning("%s is gone; what follows is in a new file", self._file.name)
             if self._members:
                 self._waiting.begin_anew()
+        if answer.message:
+            logger.warning("%s: %s", self._place.directory, answer.message)
         self._file, self._file_bytes, self._members = answer.file, 0, 0
 
     def _take_written(self, count: int, answer: Answer) -> None:
