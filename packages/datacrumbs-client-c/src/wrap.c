@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define STATUS_USAGE 2
+#define OVERFLOW_UID 65534 /* how a user namespace shows those that it does not have, as root */
 #define STATUS_NOT_EXECUTABLE 126
 #define STATUS_NOT_FOUND 127
 
@@ -175,7 +176,7 @@ static int is_our_run(int directory, const char *status_file)
 
 	if (fstatat(directory, status_file, &status, AT_SYMLINK_NOFOLLOW))
 		return 1;
-	if (getuid())
+	if (getuid() || status.st_uid == OVERFLOW_UID)
 		return !faccessat(directory, status_file, R_OK, 0);
 	if (status.st_uid)
 		return 0;

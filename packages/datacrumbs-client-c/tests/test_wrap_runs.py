@@ -79,11 +79,11 @@ class WithRunsOnTheNode(unittest.TestCase):
             acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
             os.setxattr(status, "system.posix_acl_access", acl)
 
-    def said(self, *options: str, user: int = USER) -> str:
+    def said(self, *options: str, user: int = USER, within: tuple[str, ...] = ()) -> str:
         """Return what a user is told."""
         with probe_on(self.build / "lib/libdatacrumbs_client.so"):
             done = subprocess.run(
-                [self.build / "bin/datacrumbs_wrap", *options, "true"],
+                [*within, self.build / "bin/datacrumbs_wrap", *options, "true"],
                 capture_output=True,
                 text=True,
                 user=user,
@@ -111,6 +111,14 @@ class WithRunsOnTheNode(unittest.TestCase):
                 self.make_run("1", 0)
                 self.make_run("2", USER, with_acl=with_acl)
                 assert self.said() == ""
+
+    def test_root_of_a_users_own_namespace_is_that_user(self) -> None:
+        within = ("unshare", "--user", "--map-root-user")
+        if subprocess.run([*within, "true"], capture_output=True, user=USER - 1).returncode:
+            self.skipTest("users have no namespaces of their own here")
+        self.make_run("1", USER - 1)
+        assert self.said(user=USER - 1, within=within) == ""
+        assert "nothing is recorded" in self.said(user=USER - 2, within=within)
 
     def test_nothing_is_told_where_owners_cannot_be_seen(self) -> None:
         assert self.said() == ""
