@@ -232,7 +232,8 @@ __noinline int dc_take_exit_values(struct dc_pending *pending, struct dc_thread 
 			value = dc_string_id(thread, value, 0, 0);
 			if (value)
 				set_value(pending, i, value);
-			else
+			else if (is_roots_run() || (__s64)argument(pending, source->argument) > 0)
+				/* texts of the kernel are not lost, but not for users */
 				count_loss(DC_LOSS_STRING_UNREADABLE);
 			break;
 		case DC_SOURCE_USER_VALUE:
