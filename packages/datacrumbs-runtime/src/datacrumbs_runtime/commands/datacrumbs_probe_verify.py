@@ -127,11 +127,15 @@ def _examine(
     file: Path, paths: SigningPaths, expected: Expectation, binaries: bool
 ) -> tuple[ProbeFile, list[tuple[str, str | None]]]:
     from datacrumbs_runtime.schema.probe_document import probe_file_from_document
-    from datacrumbs_runtime.schema.probe_file import read_document
+    from datacrumbs_runtime.schema.probe_file import MAX_DOCUMENT_BYTES, document_from_bytes
+    from datacrumbs_runtime.signing.accounts import open_regular_file, read_bounded
     from datacrumbs_runtime.signing.keys import ED25519, load_keys
     from datacrumbs_runtime.signing.verify import check_signature, mismatches
 
-    document = read_document(file)
+    # Root looks at files of users with this.
+    with open(open_regular_file(str(file)), "rb", buffering=0) as stream:  # noqa: PTH123  a descriptor
+        data = read_bounded(stream.fileno(), str(file), MAX_DOCUMENT_BYTES)
+    document = document_from_bytes(data, str(file))
     # A public key is enough for those who cannot read more, as long as it was not retired.
     public_only = os.geteuid() != 0 and document.get("checksum_algorithm") == ED25519
     keys = load_keys(paths.data_dir, public_only=public_only)
