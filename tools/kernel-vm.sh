@@ -27,8 +27,9 @@ RUNTIME_TESTS=packages/datacrumbs-runtime/tests
 TESTS=("$RUNTIME_TESTS"/test_{tiers,kernel_functions,functions_named_twice,bpf_attach,engine}.py)
 TESTS+=("$RUNTIME_TESTS"/test_{refused_programs,session_functions,skipped_runs,lost_children}.py)
 SHORT_TESTS=("$RUNTIME_TESTS"/test_{kernel_functions,functions_named_twice,skipped_runs}.py)
-# Functions of user space are tested by the same files on this machine's own kernel.
-SHORT_TESTS+=(-k 'not uprobe')
+# Functions of user space are tested on this machine's own kernel.
+SHORT_TESTS+=(--deselect
+	"$RUNTIME_TESTS"/test_functions_named_twice.py::test_a_function_of_two_categories_is_recorded_in_both_or_refused)
 # Lines of the kernel on the console.
 KERNEL_LINE='^\[ *[0-9]+\.[0-9]+\]'
 
