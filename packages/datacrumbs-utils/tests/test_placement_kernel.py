@@ -316,16 +316,20 @@ def test_moved_probes_record_the_same_calls_of_every_function(tmp_path: Path, na
     after = run_recorded(moved, command, tmp_path / "moved.pfw.gz")
     assert len({call.name for call in before}) > len(plain.functions) // 4
     # Left-over registers may hold the time or a process id; such values differ by themselves, some
-    # of them seldom. What moving does wrong differs every time.
+    # of them seldom. What moving does wrong differs every time. A run in which a process ended
+    # otherwise, with all that is called at its end, tells nothing of values: there is another one.
     unstable: frozenset[tuple[str, str]] = frozenset()
+    few = len(plain.functions) // 20
     for _ in range(ATTEMPTS):
         if without(before, unstable) == without(after, unstable):
             break
         earlier, before = before, run_recorded(plain, command, tmp_path / "plain.pfw.gz")
-        unstable |= differing(earlier, before)
+        changed = differing(earlier, before)
+        unstable |= changed if len(changed) < few else frozenset()
         earlier, after = after, run_recorded(moved, command, tmp_path / "moved.pfw.gz")
-        unstable |= differing(earlier, after)
-    assert len(unstable) < len(plain.functions) // 20
+        changed = differing(earlier, after)
+        unstable |= changed if len(changed) < few else frozenset()
+    assert len(unstable) < few
     assert without(before, unstable) == without(after, unstable)
 
 
