@@ -85,11 +85,13 @@ static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack
 }
 
 /*
- * Pop down to the innermost frame of a function, which is returned: its slot, or -1. Without such a
- * frame nothing is popped: the begin of this call was not seen (the kernel may skip a program, or
- * the thread was not recorded yet), the calls around it were.
+ * Pop down to the innermost frame of a function, which is returned: its slot, or -1. With a stack
+ * pointer to the frame that has it, whatever its function: one that jumps into another leaves it
+ * its stack pointer, and the kernel reports their ends innermost first. Without such a frame
+ * nothing is popped: the begin of this call was not seen (the kernel may skip a program, or the
+ * thread was not recorded yet), those of the calls around it were.
  */
-__noinline int dc_pop_frame(struct dc_frames *calls, __u32 index)
+__noinline int dc_pop_frame(struct dc_frames *calls, __u32 function, __u64 stack_pointer)
 {
 	if (!calls)
 		return -1;
@@ -98,28 +100,8 @@ __noinline int dc_pop_frame(struct dc_frames *calls, __u32 index)
 
 		if (!frame)
 			break;
-		if (frame->function == index) {
-			calls->depth -= i;
-			return calls->depth;
-		}
-	}
-	return -1;
-}
-
-/*
- * The same by stack pointer. A function that jumps into another leaves it its stack pointer; the
- * kernel reports their ends innermost first.
- */
-__noinline int dc_pop_frame_at(struct dc_frames *calls, __u64 stack_pointer)
-{
-	if (!calls)
-		return -1;
-	for (int i = 1; i <= DC_FRAMES; i++) {
-		struct dc_pending *frame = frame_at(calls, calls->depth - i);
-
-		if (!frame)
-			break;
-		if (frame->stack_pointer == stack_pointer) {
+		if (stack_pointer ? frame->stack_pointer == stack_pointer
+				  : frame->function == function) {
 			calls->depth -= i;
 			return calls->depth;
 		}

@@ -53,8 +53,7 @@ static __always_inline int pair_return(__u32 index, __u64 stack_pointer, __s64 r
 		return 0;
 	calls = bpf_task_storage_get(&frames, bpf_get_current_task_btf(), 0, 0);
 	if (calls)
-		pending = frame_at(calls, stack_pointer ? dc_pop_frame_at(calls, stack_pointer)
-							: dc_pop_frame(calls, index));
+		pending = frame_at(calls, dc_pop_frame(calls, index, stack_pointer));
 	if (pending)
 		function = function_row(pending->function);
 	if (!function) {
