@@ -97,7 +97,7 @@ GARBAGE: dict[str, tuple[tuple[str, ...], str, int]] = {
     "size too small": (("--ring-buffer-size", "1", "--", "true"), "must be from 4K", 2),
     "threshold": (("--threshold", "soon", "--", "true"), "--threshold: 'soon'", 2),
     "duration": (("--duration", "-1", "--", "true"), "--duration: '-1'", 2),
-    "run id": (("--run-id", "a/b", "--", "true"), "--run-id: 'a/b'", 2),
+    "run id": (("--run-id", "a/b", "--", "true"), "run id: 'a/b'", 2),
     "tier": (("--max-tier", "best", "--", "true"), "no tier best", 1),
 }
 

@@ -5,6 +5,7 @@ import logging
 import shlex
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,9 +80,7 @@ logger = logging.getLogger(__name__)
 @click.option(
     "--wait-all", is_flag=True, help="Record until all that the command started has ended."
 )
-@click.option(
-    "--run-id", metavar="NAME", default="", help="Name of the run.", show_default="the time of day"
-)
+@click.option("--run-id", metavar="NAME", help="Name of the run.", show_default="the time of day")
 @click.option(
     "--ring-buffer-size",
     metavar="SIZE",
@@ -121,7 +120,7 @@ def command(
     pids: tuple[int, ...],
     duration: str | None,
     wait_all: bool,
-    run_id: str,
+    run_id: str | None,
     ring_buffer_size: str,
     threshold: str,
     string_bytes: int,
@@ -153,8 +152,8 @@ def command(
     signals = Signals()
     from datacrumbs_runtime.engine import RunSettings
     from datacrumbs_runtime.schema.quantities import size_bytes, time_ns
+    from datacrumbs_runtime.schema.run_id import choose_run_id
     from datacrumbs_utils.recording import child, requirements, session
-    from datacrumbs_utils.recording import output as output_module
     from datacrumbs_utils.recording import probes as probes_module
 
     settings = RunSettings(
@@ -175,7 +174,7 @@ def command(
         pids=pids,
         user=child.account(user) if user else None,
         output=output,
-        run_id=output_module.check_run_id(run_id) if run_id else "",
+        run_id=choose_run_id(run_id, {}, "", datetime.now().astimezone()),
         duration_s=time_ns(duration, "--duration", "s") / 1e9 if duration else None,
         wait_for_all=wait_all,
     )

@@ -34,6 +34,7 @@ def trial(directory: Path | None = None) -> Check:
         request = session.Request(
             probes=Probes(probe_file, "trial"),
             settings=RunSettings(ring_buffer_bytes=_RING_BYTES),
+            run_id="trial",
             command=("dd", f"if={target}", f"of={target}.copy", "status=none"),
             output=Path(name, "trial.pfw.gz"),
         )

@@ -1,32 +1,11 @@
 """Where the trace goes."""
 
 import os
-import time
 from pathlib import Path
 
-from datacrumbs_runtime.errors import TraceError, UsageError
+from datacrumbs_runtime.errors import TraceError
 
 SUFFIX = ".pfw.gz"
-_FORBIDDEN = frozenset("/\0\n")
-_MAX_RUN_ID_CHARS = 128
-
-
-def default_run_id() -> str:
-    """Return the time of day as a run id."""
-    return time.strftime("%Y%m%d%H%M%S")
-
-
-def check_run_id(run_id: str) -> str:
-    """Return a run id that can be part of a file name.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if not run_id or len(run_id) > _MAX_RUN_ID_CHARS or not _FORBIDDEN.isdisjoint(run_id):
-        raise UsageError(
-            f"--run-id: {run_id!r}: must have 1 to {_MAX_RUN_ID_CHARS} characters and no slash"
-        )
-    return run_id
 
 
 def trace_path(output: Path | None, user: str, run_id: str, hostname: str, probes: str) -> Path:

@@ -24,22 +24,22 @@ class Request:
     Attributes:
         probes: The functions.
         settings: How it is recorded.
+        run_id: Name of the run.
         command: A command and its arguments, or empty.
         pids: Running processes, or empty.
         user: Whom the command runs as; None: the caller.
         output: File or directory of the trace; None: the working directory.
-        run_id: Name of the run.
         duration_s: Longest time that is recorded, in seconds; None: until the end.
         wait_for_all: Whether to record until all descendants of the command have ended.
     """
 
     probes: Probes
     settings: RunSettings
+    run_id: str
     command: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     user: child.Account | None = None
     output: Path | None = None
-    run_id: str = ""
     duration_s: float | None = None
     wait_for_all: bool = False
 
@@ -96,10 +96,11 @@ def record(
         DatacrumbsError: It could not begin. Nothing is left: no process, no trace, no probe.
     """
     owner = request.user or child.own_account()
-    run_id = request.run_id or output.default_run_id()
     hostname = socket.gethostname()
-    path = output.trace_path(request.output, owner.name, run_id, hostname, request.probes.name)
-    identity = Identity(owner.name, owner.uid, owner.gid, run_id, hostname)
+    path = output.trace_path(
+        request.output, owner.name, request.run_id, hostname, request.probes.name
+    )
+    identity = Identity(owner.name, owner.uid, owner.gid, request.run_id, hostname)
     with ExitStack() as undo:
         command = None
         if request.command:
