@@ -212,19 +212,12 @@ static int only_others_listen(void)
 	return others && !ours;
 }
 
-static void warn_if_not_recorded(void *library)
-{
-	if (nobody_listens(library))
-		dc_say("warning", "no daemon is listening on this node, nothing is recorded");
-	else if (only_others_listen())
-		dc_say("warning", "all runs on this node are other users', nothing is recorded");
-}
-
 /* Loading the library calls datacrumbs_start() in its constructor: that registers us. */
 static void register_and_preload(const struct options *options)
 {
 	char path[PATH_MAX];
 	void *library;
+	int only_others;
 
 	if (find_library(path)) {
 		dc_say("error", "%s: %s", path, strerror(errno));
@@ -238,13 +231,17 @@ static void register_and_preload(const struct options *options)
 		}
 		return;
 	}
+	/* before we are registered: what we look at is no part of the trace */
+	only_others = !options->quiet && only_others_listen();
 	library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (!library) {
 		dc_say("error", "%s", dlerror());
 		exit(1);
 	}
-	if (!options->quiet)
-		warn_if_not_recorded(library);
+	if (nobody_listens(library) && !options->quiet)
+		dc_say("warning", "no daemon is listening on this node, nothing is recorded");
+	else if (only_others)
+		dc_say("warning", "all runs on this node are other users', nothing is recorded");
 	if (strpbrk(path, ": ")) {
 		/* ld.so would take the path apart. We are registered, which is inherited. */
 		if (!options->quiet)

@@ -45,6 +45,15 @@ def test_trace_equals_what_the_program_did(site: Site) -> None:
     assert daemon.process.returncode == 0
 
 
+def test_trace_has_nothing_of_what_datacrumbs_wrap_looks_at(site: Site) -> None:
+    with site.running("run1", site.probe_file(ALICE)):
+        done = site.wrapped(ALICE, "/bin/true")
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {line["args"]["name"] for line in site.trace("run1") if line["name"] == "FH"}
+    assert "/etc/ld.so.cache" in files
+    assert [file for file in files if "run/" in file] == []
+
+
 def test_files_of_a_run_appear_at_readiness_and_vanish_at_the_end(site: Site) -> None:
     with site.running("run1", site.probe_file(ALICE)) as daemon:
         assert (site.run_dir / "datacrumbs-run1.ready").read_text() == "ready\n"
