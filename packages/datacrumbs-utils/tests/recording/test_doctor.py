@@ -75,7 +75,8 @@ def test_client_library_of_the_installation_is_found(tmp_path: Path) -> None:
     for path in (command, library):
         path.parent.mkdir()
     command.write_text(DOCTOR[2])
-    for state, value in (("fact", f"not in {tmp_path} nor "), ("good", str(library))):
+    # The environment that the tests run in may have one as well.
+    for is_there in (False, True):
         done = subprocess.run(
             [sys.executable, command, "--json"],
             capture_output=True,
@@ -84,6 +85,6 @@ def test_client_library_of_the_installation_is_found(tmp_path: Path) -> None:
             check=False,
         )
         checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-        assert checks["client library"]["state"] == state
-        assert checks["client library"]["value"].startswith(value)
+        assert checks["client library"]["value"].startswith(str(library)) == is_there
+        assert not is_there or checks["client library"]["state"] == "good"
         library.touch()
