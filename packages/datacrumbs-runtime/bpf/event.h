@@ -22,9 +22,8 @@
 /* slot i counts durations in [2^i, 2^(i+1)) ns, the last all above */
 #define DC_HISTOGRAM_SLOTS 32
 #define DC_NO_FUNCTION 0xffffffff
-/* Attach cookies of attachments that many places share, see places.bpf.h; others are functions
- */
-#define DC_COOKIE_SHARED_BIT 63	  /* "places" knows the function; bits 0 to 31: a number */
+/* Attach cookies: bits 0 to 31 are a function; of attachments that many places share, a number */
+#define DC_COOKIE_SHARED_BIT 63	  /* "places" knows the function, see places.bpf.h */
 #define DC_COOKIE_BY_STACK_BIT 62 /* begin and end are matched by their stack pointer */
 #define DC_PLACE_BITS 12	  /* of a user address; no machine has smaller pages */
 
@@ -107,7 +106,7 @@ enum dc_loss {
 	DC_LOSS_SCRATCH_BUSY,	   /* strings lost because all buffers of a CPU were in use */
 	DC_LOSS_ARGUMENTS,	   /* calls written without their arguments (too deep) */
 	DC_LOSS_STATE,		   /* no memory for the state of a thread */
-	DC_LOSS_SPANS_FULL,	   /* begins of spans that found no room */
+	DC_LOSS_SPANS_FULL,	   /* begins of calls or spans that found no room */
 	DC_LOSS_MISSED_BEGIN,	   /* ends of calls or spans whose begin was not seen */
 	DC_LOSS_BELOW_THRESHOLD,   /* calls shorter than the threshold, summed in "profile" */
 	DC_LOSS_COMPAT,		   /* 32-bit system calls, which have other numbers */

@@ -56,9 +56,12 @@ __noinline int dc_drop_dead_frames(struct dc_frames *calls, __u64 stack_pointer)
 	return 0;
 }
 
-/* A frame for a call that begins, or NULL. Its function is set, its values are not. */
+/*
+ * A frame for a call that begins, or NULL; what is lost then is said by whoever asks. Its function
+ * is set, its values are not.
+ */
 static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack_pointer,
-						     __u32 *slot)
+						     __u32 *slot, __u32 loss)
 {
 	struct dc_frames *calls;
 	struct dc_pending *pending;
@@ -74,7 +77,7 @@ static __always_inline struct dc_pending *push_frame(__u32 function, __u64 stack
 	*slot = calls->depth;
 	pending = frame_at(calls, *slot);
 	if (!pending) {
-		count_loss(DC_LOSS_ARGUMENTS);
+		count_loss(loss);
 		return NULL;
 	}
 	calls->depth++;

@@ -24,14 +24,14 @@ static __always_inline int pair_entry(struct pt_regs *ctx, struct dc_thread *thr
 		return 0;
 	if (function->mode == DC_MODE_OFF) {
 		/* an end that is known by its stack pointer must find its own begin */
-		if (stack_pointer & DC_STACK_SHARED) {
-			pending = push_frame(index, stack_pointer, &slot);
+		if (stack_pointer & DC_FRAME_BY_STACK) {
+			pending = push_frame(index, stack_pointer, &slot, DC_LOSS_SPANS_FULL);
 			if (pending)
 				pending->start_ns = 0;
 		}
 		return 0;
 	}
-	pending = push_frame(index, stack_pointer, &slot);
+	pending = push_frame(index, stack_pointer, &slot, DC_LOSS_SPANS_FULL);
 	if (!pending)
 		return 0;
 	take_registers(pending, ctx);
@@ -77,7 +77,7 @@ int dc_uprobe_entry(struct pt_regs *ctx)
 		return 0;
 	cookie = bpf_get_attach_cookie(ctx);
 	return pair_entry(ctx, thread, user_function(ctx, cookie),
-			  PT_REGS_SP(ctx) | (cookie & DC_COOKIE_BY_STACK ? DC_STACK_SHARED : 0));
+			  PT_REGS_SP(ctx) | (cookie & DC_COOKIE_BY_STACK ? DC_FRAME_BY_STACK : 0));
 }
 
 SEC("uretprobe")
@@ -89,7 +89,7 @@ int dc_uprobe_return(struct pt_regs *ctx)
 	stay_on_own_stack();
 	if (cookie & DC_COOKIE_BY_STACK)
 		return pair_return(DC_NO_FUNCTION,
-				   (PT_REGS_SP(ctx) - DC_RETURN_ADDRESS_BYTES) | DC_STACK_SHARED,
+				   (PT_REGS_SP(ctx) - DC_RETURN_ADDRESS_BYTES) | DC_FRAME_BY_STACK,
 				   PT_REGS_RC(ctx), now);
 	return pair_return(user_function(ctx, cookie), 0, PT_REGS_RC(ctx), now);
 }
@@ -111,7 +111,7 @@ int dc_uprobe_instant(struct pt_regs *ctx)
 	function = function_row(index);
 	if (!function || function->mode == DC_MODE_OFF)
 		return 0;
-	pending = push_frame(index, PT_REGS_SP(ctx), &slot);
+	pending = push_frame(index, PT_REGS_SP(ctx), &slot, DC_LOSS_SPANS_FULL);
 	if (!pending)
 		return 0;
 	take_registers(pending, ctx);
@@ -161,7 +161,7 @@ int dc_fentry(void *ctx)
 	 * Functions of the kernel are never jumped out of, and few are attached this way: when
 	 * there is no room left, ends that were not seen have filled it, and all may go.
 	 */
-	pending = push_frame(dc_single_function, ~0ULL, &slot);
+	pending = push_frame(dc_single_function, ~0ULL, &slot, DC_LOSS_SPANS_FULL);
 	if (!pending)
 		return 0;
 	for (__u32 i = 0; i < DC_MAX_ARGUMENTS; i++) {

@@ -18,7 +18,7 @@
 #define DC_COOKIE_SHARED (1ULL << DC_COOKIE_SHARED_BIT)
 #define DC_COOKIE_BY_STACK (1ULL << DC_COOKIE_BY_STACK_BIT)
 #define DC_COOKIE_NUMBER 0xffffffffULL
-#define DC_STACK_SHARED 1ULL
+#define DC_FRAME_BY_STACK 1ULL
 
 /* Between the stack pointer at a function's first instruction and after its return */
 #if defined(__TARGET_ARCH_x86)

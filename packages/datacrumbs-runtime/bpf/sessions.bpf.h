@@ -43,7 +43,7 @@ static __always_inline int session_entry(struct pt_regs *ctx, struct dc_thread *
 	if (!function || function->mode == DC_MODE_OFF)
 		return 1;
 	if (wants_values(function, DC_FUNCTION_ENTRY_VALUES | DC_FUNCTION_EXIT_VALUES)) {
-		pending = push_frame(index, PT_REGS_SP(ctx), &slot);
+		pending = push_frame(index, PT_REGS_SP(ctx), &slot, DC_LOSS_ARGUMENTS);
 		if (pending) {
 			take_registers(pending, ctx);
 			dc_take_entry_values(pending, thread);

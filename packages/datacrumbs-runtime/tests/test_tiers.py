@@ -22,6 +22,7 @@ pytestmark = pytest.mark.kernel
 
 THREADS = 4
 ROUNDS = 25
+FRAMES = 24  # DC_FRAMES
 NUMBER = Argument(0, 4, False, "number", "int")
 NAME = Argument(1, 8, True, "name", "char *")
 SOURCE = """
@@ -210,6 +211,41 @@ def test_every_tier_gives_the_same_trace(tmp_path: Path, library: Path, tier: Ti
         # A session tells of a call without memory at least that it was.
         assert all(call[2:] == (None, None) for call in others)
         assert others.total() <= missing.total() <= lacking
+
+
+@pytest.mark.parametrize("tier", features.tiers_of("uprobe"), ids=lambda tier: tier.value)
+def test_calls_within_too_many_others_are_lost_and_no_others(
+    tmp_path: Path, library: Path, tier: Tier
+) -> None:
+    if (reason := features.refusal(tier)) is not None:
+        pytest.skip(f"this kernel has no {tier.value}: {reason}")
+    depth = 50  # the kernel has 64 returns for a thread
+    program = f"import ctypes; ctypes.CDLL(sys.argv[1]).deep({depth - 1})"
+    deep = Category(
+        ProbeType.UPROBE, "LIB", ("deep",), binary_path=str(library), returns={"deep": "int"}
+    )
+    settings = RunSettings(ring_buffer_bytes=1 << 20, max_tier=tier.value)
+    with (
+        stopped_child(program, str(library)) as child,
+        Engine(probe_file(deep), tmp_path / "t.pfw.gz", IDENTITY, settings) as engine,
+    ):
+        engine.attach()
+        engine.register_process(child.pid)
+        engine.start()
+        go(child)
+        summary = engine.stop()
+    calls = calls_of(lines_of(summary.trace_path), child.pid)
+    calls.sort(key=lambda call: int(call["args"]["ret"]), reverse=True)
+    # Sessions remember the begin of a call themselves. Here the innermost ones find no room.
+    kept = depth if tier is Tier.UPROBE_SESSION else FRAMES
+    assert [call["args"]["ret"] for call in calls] == list(range(depth - 1, depth - 1 - kept, -1))
+    losses = summary.statistics.losses
+    assert (losses.lost_calls, losses.missed_begin) == (depth - kept, depth - kept)
+    # Each lies within the one that made it: begins and ends are of the same call.
+    durations = [call["args"]["ns"] for call in calls]
+    assert durations == sorted(durations, reverse=True)
+    begins = [call["ts"] for call in calls]
+    assert begins == sorted(begins)
 
 
 def events_of(process: int) -> list[str]:

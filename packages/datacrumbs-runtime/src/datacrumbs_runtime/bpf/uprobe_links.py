@@ -46,14 +46,18 @@ def multi_link(
     *,
     session: bool = False,
     at_return: bool = False,
+    flags: int = 0,
 ) -> int:
-    """Attach by one link of the kernel's own for many places, and return it."""
+    """Attach by one link of the kernel's own for many places, and return it.
+
+    The cookie of each is the number of its function and the flags.
+    """
     semaphores = [place.semaphore for place in places]
     return bpf_syscall.link_create_uprobe_multi(
         program,
         path,
         [place.offset for place in places],
-        [place.function for place in places],
+        [flags | place.function for place in places],
         ref_ctr_offsets=semaphores if any(semaphores) else None,
         session=session,
         at_return=at_return,
@@ -83,16 +87,15 @@ def attach_program(
         OSError: The kernel refused.
     """
     made = Links()
+    flags = _BY_STACK if of_functions else 0
     try:
         if tier is Tier.UPROBE_PERF:
-            _attach_each(made, program, path, places, at_return)
+            _attach_each(made, program, path, places, at_return, flags)
         elif tier is Tier.UPROBE_TRACEFS:
-            cookie = _BY_STACK if of_functions else 0
-            if not at_return:
-                cookie |= _SHARED | places[0].number
+            cookie = flags if at_return else flags | _SHARED | places[0].number
             _attach_shared(made, program, path, places, "r" if at_return else "p", cookie)
         else:
-            made.add(multi_link(program, path, places, at_return=at_return))
+            made.add(multi_link(program, path, places, at_return=at_return, flags=flags))
     except BaseException:
         made.close()
         raise
@@ -122,7 +125,12 @@ def shared_parts(loaded: Loaded, places: Iterable[Place]) -> list[list[Place]]:
 
 
 def _attach_each(
-    made: Links, program: int, path: bytes, places: Sequence[Place], at_return: bool
+    made: Links,
+    program: int,
+    path: bytes,
+    places: Sequence[Place],
+    at_return: bool,
+    flags: int,
 ) -> None:
     event_type, return_bit = probe_event_source("uprobe")
     for place in places:
@@ -131,7 +139,7 @@ def _attach_each(
             config |= place.semaphore << semaphore_shift()
         event = perf_events.open_probe(event_type, config, path, place.offset)
         made.add(event)
-        made.add(bpf_syscall.link_create_perf_event(program, event, place.function))
+        made.add(bpf_syscall.link_create_perf_event(program, event, flags | place.function))
 
 
 def _attach_shared(

@@ -21,7 +21,7 @@ class Losses:
         scratch_busy: File names and texts lost because all buffers of a CPU were in use.
         arguments: Calls written without their arguments, because they were nested too deep.
         state: Threads for whose state there was no memory.
-        spans_full: Begins of spans that found no room.
+        spans_full: Begins of calls or spans that found no room.
         missed_begin: Ends of calls or spans whose begin was not seen.
         below_threshold: Calls shorter than the threshold: summed up, not written.
         compat: 32-bit system calls, which are not recorded.
@@ -113,7 +113,7 @@ _CAUSES = {
     "ring_full": "found the ring buffer full",
     "unwritten": "did not reach the disk",
     "bad_records": "unreadable records",
-    "spans_full": "spans found no room",
+    "spans_full": "begins found no room",
     "state": "threads without memory for their state",
     "profile_full": "found no room in the profile",
     "arguments": "without arguments",
