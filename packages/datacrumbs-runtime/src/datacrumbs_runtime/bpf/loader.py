@@ -11,8 +11,8 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,16 @@ class LoadSettings:
     strings_buffer_bytes: int = 8 << 20
     profile_entries: int = 65536
     places: int = 0
+
+
+@contextmanager
+def _process_key(pid: int) -> Iterator[bytes]:
+    """Give the key of a process in the map ``threads``, which user space asks by a descriptor."""
+    process = os.pidfd_open(pid)
+    try:
+        yield struct.pack("=i", process)
+    finally:
+        os.close(process)
 
 
 class Loaded:
@@ -307,9 +317,7 @@ class Loaded:
         """
         threads = self._object.maps["threads"]
         mark = struct.pack("=I", 1) + bytes(threads.value_bytes - 4)
-        process = os.pidfd_open(pid)
-        try:
-            key = struct.pack("=i", process)
+        with _process_key(pid) as key:
             try:
                 bpf_syscall.map_update(threads.fd, key, mark, bpf_syscall.NO_EXIST)
             except OSError as error:
@@ -319,8 +327,6 @@ class Loaded:
                 if known[:4] != bytes(4):
                     return False
                 bpf_syscall.map_update(threads.fd, key, mark)
-        finally:
-            os.close(process)
         # Threads that were seen before must look again.
         self._control.registration_generation += 1
         return True
@@ -332,12 +338,8 @@ class Loaded:
             OSError: ESRCH: there is no such process.
         """
         threads = self._object.maps["threads"]
-        process = os.pidfd_open(pid)
-        try:
-            key = struct.pack("=i", process)
+        with _process_key(pid) as key:
             bpf_syscall.map_update(threads.fd, key, bytes(threads.value_bytes))
-        finally:
-            os.close(process)
         self._control.registration_generation += 1
 
     def is_registered(self, pid: int) -> bool:
@@ -347,17 +349,13 @@ class Loaded:
             OSError: ESRCH: there is no such process.
         """
         threads = self._object.maps["threads"]
-        process = os.pidfd_open(pid)
-        try:
-            mark = bpf_syscall.map_lookup(
-                threads.fd, struct.pack("=i", process), threads.value_bytes
-            )
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            return False
-        finally:
-            os.close(process)
+        with _process_key(pid) as key:
+            try:
+                mark = bpf_syscall.map_lookup(threads.fd, key, threads.value_bytes)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                return False
         return mark[:4] != bytes(4)
 
     def take_profile(self) -> list[profile_map.ProfileEntry]:
