@@ -9,6 +9,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
+from datacrumbs_runtime.cli import user_entry
 from datacrumbs_runtime.errors import SigningError, UsageError
 from datacrumbs_runtime.schema.probe_document import probe_file_from_document
 from datacrumbs_runtime.schema.probe_file import (
@@ -59,12 +60,8 @@ def wanted_user(config: SiteConfig) -> Account | None:
     name = config.user
     if not name:
         return None
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        hint = f"this node must know the user: see getent passwd {name}"
-        raise UsageError(f"user {name}: no such user", hint=hint) from None
-    return account_of_uid(entry.pw_uid)
+    hint = f"this node must know the user: see getent passwd {name}"
+    return account_of_uid(user_entry(name, "user", hint).pw_uid)
 
 
 def authentic_probe_file(request: RunRequest) -> tuple[ProbeFile, Account]:

@@ -76,8 +76,13 @@ prefix_option = click.option(
 )
 
 
-def user_entry(name: str) -> pwd.struct_passwd:
+def user_entry(name: str, what: str = "--user:", hint: str | None = None) -> pwd.struct_passwd:
     """Find the user that the option --user names, or gives as a number.
+
+    Args:
+        name: Name or number.
+        what: How the error begins, where a setting may have named the user as well.
+        hint: What to do then.
 
     Raises:
         UsageError: There is none.
@@ -85,7 +90,7 @@ def user_entry(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
-        raise UsageError(f"--user: {name}: no such user") from None
+        raise UsageError(f"{what} {name}: no such user", hint=hint) from None
 
 
 def teller(*, quiet: bool, dry_run: bool) -> Callable[[str], None]:
